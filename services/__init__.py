@@ -1,0 +1,1 @@
+"""The two deployable services. Wiring and route registration; they never import each other."""

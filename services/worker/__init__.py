@@ -1,0 +1,1 @@
+"""The worker: LLM traffic near its users. Wiring and route registration only."""

@@ -1,0 +1,1 @@
+"""Library code that the worker and the admin share. See docs/architecture.md for the layers."""

@@ -1,0 +1,1 @@
+"""Routes of the data plane that are not LLM calls."""

@@ -1,0 +1,1 @@
+"""What tokens cost: the packaged table, the operator's overrides and the sum of one call."""
