@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.admin.api.fields import GENERATE_FIELDS, UPDATE_FIELDS
+from services.admin.api.key_fields import GENERATE_FIELDS, UPDATE_FIELDS
 from services.admin.api.keys import KEY_ROUTES
 from services.admin.cli import _parser
 from services.admin.ui.page import UI_ROUTES

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.admin.api.fields import GENERATE_FIELDS, UPDATE_FIELDS, read_fields
+from services.admin.api.body import read_fields
+from services.admin.api.key_fields import GENERATE_FIELDS, UPDATE_FIELDS
 from services.admin.api.key_policy import (
     KeyRules,
     key_change,

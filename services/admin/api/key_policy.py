@@ -9,14 +9,12 @@ from typing import Any
 
 from attrs import field, frozen
 
-from services.admin.api.fields import (
+from services.admin.api.body import Place, placed, read_fields
+from services.admin.api.key_fields import (
     GENERATE_FIELDS,
     KEY_TYPE_ROUTES,
     UPDATE_FIELDS,
-    Place,
     empty_columns,
-    placed,
-    read_fields,
 )
 from services.admin.api.refusals import Issue, Unprocessable
 from shared.domain.errors import ConfigError, InvalidRequest, PermissionDenied, RequestError

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from services.admin.api.fields import METADATA_NAMES
+from services.admin.api.key_fields import METADATA_NAMES
 from services.admin.api.key_policy import KeyRules
 from shared.db.key_admin import KeyRow, key_spends
 from shared.db.rows import Connection

@@ -11,8 +11,9 @@ from aiohttp import web
 from attrs import frozen
 
 from services.admin.api.auth import Caller, admit, authenticate
+from services.admin.api.body import read_fields
 from services.admin.api.deps import ADMIN, AdminServices
-from services.admin.api.fields import BLOCK_FIELDS, DELETE_FIELDS, read_fields
+from services.admin.api.key_fields import BLOCK_FIELDS, DELETE_FIELDS
 from services.admin.api.key_list import read_key_list
 from services.admin.api.key_policy import KeyChange, NewKey, key_change, new_key
 from services.admin.api.key_rows import generated_body, key_body, read_spends, spend_window
