@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from services.admin.api import keys
+from services.admin.api import calls
 from services.admin.api.commits import Commits
 from services.admin.api.deps import AdminServices
 from services.admin.api.key_policy import KeyRules, read_caps, read_settings
 from services.admin.api.respond import error_middleware
+from services.admin.api.routes import ROUTES
 from services.admin.ui import page
 from shared.db.pool import Store
 from shared.domain.capabilities import RouteClass
@@ -46,7 +47,7 @@ def _add_management(app: web.Application, rt: Runtime, start: Start) -> None:
         master_token=start.master_token,
         key_header=rt.key_header,
     )
-    keys.register(app, services)
+    calls.register(app, services, ROUTES)
 
     async def connected(_: web.Application) -> AsyncIterator[None]:
         await store.open()

@@ -8,16 +8,15 @@ and `object_permission` (its row) stand beside the columns. Values that the stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
 
+from shared.db.refusing import refusing
 from shared.db.rows import Connection
-from shared.domain.errors import InvalidRequest, StoreUnavailable
 
 KeyRow: TypeAlias = "Mapping[str, Any]"
 
@@ -147,7 +146,7 @@ select object_permission_id, coalesce(mcp_servers, '{}'), coalesce(mcp_access_gr
 from jsonb_populate_record(null::object_permission, $1::jsonb)
 """
 
-_FIELD_OF_CONSTRAINT = {
+_REFUSALS = {
     "virtual_key_alias": ("key_alias", "is in use by another key"),
     "virtual_key_pkey": ("key", "exists already"),
     "virtual_key_budget_id_fkey": ("budget_id", "names no budget"),
@@ -155,27 +154,10 @@ _FIELD_OF_CONSTRAINT = {
 }
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turns the store's refusals of values into `InvalidRequest`."""
-    try:
-        yield
-    except asyncpg.IntegrityConstraintViolationError as error:
-        name = str(getattr(error, "constraint_name", ""))
-        param, what = _FIELD_OF_CONSTRAINT.get(name, (None, "cannot be stored"))
-        raise InvalidRequest(
-            f"{param or 'A value'} {what}", param=param, type="bad_request_error"
-        ) from None
-    except (asyncpg.DataError, asyncpg.ProgramLimitExceededError):
-        raise InvalidRequest("A value cannot be stored", type="bad_request_error") from None
-    except asyncpg.TransactionRollbackError:
-        raise StoreUnavailable("Another change was in the way; try again") from None
-
-
 async def insert_key(connection: Connection, columns: Mapping[str, Any]) -> None:
     """Adds a key. `columns` holds every settable column, `token`, `key_name`, `metadata` and who
     made it."""
-    with refusing():
+    with refusing(_REFUSALS):
         await connection.execute(_INSERT, _encode(columns))
 
 
@@ -190,7 +172,7 @@ async def update_key(
 
     Whether there is such a key. The row stays locked until the transaction ends.
     """
-    with refusing():
+    with refusing(_REFUSALS):
         found = await connection.fetchval(
             _UPDATE, token, _encode(columns), _encode(metadata), actor
         )
@@ -244,7 +226,7 @@ async def set_key_spend(
 
 async def insert_object_permission(connection: Connection, columns: Mapping[str, Any]) -> None:
     """Adds a row of what a key may reach besides models."""
-    with refusing():
+    with refusing(_REFUSALS):
         await connection.execute(_INSERT_PERMISSION, _encode(columns))
 
 

@@ -167,8 +167,8 @@ async def test_the_audit_log_is_one_chain_under_concurrent_writers(
         for number in range(10):
             async with connection.transaction():
                 await connection.execute(
-                    "insert into audit_log (id, changed_by, action, table_name, object_id, "
-                    "updated_values) values ($1, 'root', 'updated', 'virtual_key', 'x', $2)",
+                    "insert into audit_log (id, changed_by, route, action, table_name, object_id, "
+                    "updated_values) values ($1, 'root', '/', 'updated', 'virtual_key', 'x', $2)",
                     f"{writer}-{number}",
                     '{"blocked": true}',
                 )

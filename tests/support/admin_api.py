@@ -11,11 +11,12 @@ import asyncpg
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from services.admin.api import keys
+from services.admin.api import calls
 from services.admin.api.commits import Commits
 from services.admin.api.deps import AdminServices
 from services.admin.api.key_policy import KeyRules
 from services.admin.api.respond import error_middleware
+from services.admin.api.routes import ROUTES
 from shared.db.pool import Store
 from shared.domain.clock import Clock
 from shared.domain.keys import hash_key
@@ -77,7 +78,7 @@ async def admins(database: str, aiohttp_client: Any) -> AsyncIterator[StartAdmin
         async def start(rules: KeyRules | None = None, **more: Any) -> Admin:
             services = await stack.enter_async_context(_services(database, rules, more))
             app = web.Application(middlewares=[error_middleware], client_max_size=BODY_LIMIT)
-            keys.register(app, services)
+            calls.register(app, services, ROUTES)
             return Admin(await aiohttp_client(app), database)
 
         yield start

@@ -1,19 +1,22 @@
 """Who calls the management API, and whether the call may reach its handler.
 
-Keys are read from the database for every call, so what was changed a moment ago holds already.
+Callers are read from the database for every call, so what was changed a moment ago holds already.
 The phases are those of the contract (§2.4, §3.0): the key itself (401), its `allowed_routes`
-(403 `{"detail"}`), the role gate (401); the handler's own role check (403) comes after.
+(403 `{"detail"}`), the role gate (401, a viewer's 403); the handler's check of the object (403)
+comes after.
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from services.admin.api.access import Access, Relation, Role, role_of
 from services.admin.api.refusals import Detail
-from shared.db.keys import LOAD_PRINCIPALS, decode_principals
+from shared.db.callers import LoadedCaller, load_caller
 from shared.domain.errors import AuthenticationFailed, PermissionDenied, StoreUnavailable
 from shared.domain.keys import KEY_PREFIX, MASTER_KEY_NAME, Principal, VirtualKey, hash_key
 from shared.keys.presented import presented_key
@@ -29,19 +32,33 @@ MASTER_USER_ID = "default_user_id"
 
 _MASTER = Principal(key=VirtualKey(token=MASTER_KEY_NAME, user_id=MASTER_USER_ID), master=True)
 _LONGEST_NAME = 512
+_TEAM_ADMIN, _ORG_ADMIN = "admin", "org_admin"
 
 
 @frozen
 class Caller:
-    """An authenticated caller. Only the master key administers as long as users have no roles."""
+    """An authenticated caller.
+
+    `teams` and `organizations` hold the role that its user has in each. `changed_by` is whom the
+    caller names as the author of its changes, `source_ip` the address of its connection.
+    """
 
     principal: Principal
+    role: Role = Role.INTERNAL_USER
+    teams: Mapping[str, str] = {}
+    organizations: Mapping[str, str] = {}
     changed_by: str | None = None
+    source_ip: str | None = None
 
     @property
     def is_admin(self) -> bool:
-        """Whether everything is allowed."""
-        return self.principal.master
+        """Whether everything but what is the master key's own is allowed."""
+        return self.role is Role.PROXY_ADMIN
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether everything may be read."""
+        return self.role in {Role.PROXY_ADMIN, Role.PROXY_ADMIN_VIEWER}
 
     @property
     def token(self) -> str:
@@ -58,52 +75,104 @@ class Caller:
         """Whom a change is attributed to."""
         return self.changed_by or self.user_id or self.token
 
-    def require_admin(self) -> None:
-        """Raises `PermissionDenied` for anyone else: what handlers that change things ask first."""
-        if not self.is_admin:
-            raise PermissionDenied("This key may not do this; only the proxy admin may")
+    @property
+    def admin_teams(self) -> frozenset[str]:
+        """The teams whose admin the caller is."""
+        return frozenset(team for team, role in self.teams.items() if role == _TEAM_ADMIN)
+
+    @property
+    def admin_organizations(self) -> frozenset[str]:
+        """The organizations whose admin the caller is."""
+        return frozenset(org for org, role in self.organizations.items() if role == _ORG_ADMIN)
+
+    def relations(
+        self,
+        *,
+        user_id: str | None = None,
+        token: str | None = None,
+        team_id: str | None = None,
+        organization_id: str | None = None,
+    ) -> frozenset[Relation]:
+        """What the caller is to an object with these owners."""
+        found = set()
+        if (user_id is not None and user_id == self.user_id) or token == self.token:
+            found.add(Relation.OWNER)
+        if team_id is not None and team_id in self.teams:
+            found.add(Relation.TEAM_MEMBER)
+            if team_id in self.admin_teams:
+                found.add(Relation.TEAM_ADMIN)
+        if organization_id in self.admin_organizations:
+            found.add(Relation.ORG_ADMIN)
+        return frozenset(found)
+
+    def may_have(self, relations: frozenset[Relation]) -> bool:
+        """Whether the caller is any of these to some object."""
+        return (
+            (Relation.OWNER in relations and not self.principal.master)
+            or (Relation.TEAM_MEMBER in relations and bool(self.teams))
+            or (Relation.TEAM_ADMIN in relations and bool(self.admin_teams))
+            or (Relation.ORG_ADMIN in relations and bool(self.admin_organizations))
+        )
 
 
 async def authenticate(request: web.Request, services: AdminServices) -> Caller:
     """The caller, by the key that the request presents."""
-    changed_by = _changed_by(request)
+    changed_by, source_ip = _changed_by(request), request.remote
+    master = Caller(_MASTER, Role.PROXY_ADMIN, changed_by=changed_by, source_ip=source_ip)
     if services.master_token is None:
-        return Caller(_MASTER, changed_by)
+        return master
     plain = presented_key(request.headers, services.key_header)
     token = hash_key(plain)
     if hmac.compare_digest(token, services.master_token):
-        return Caller(_MASTER, changed_by)
+        return master
     if not plain.startswith(KEY_PREFIX):
         raise AuthenticationFailed(f"A virtual key begins with '{KEY_PREFIX}'")
-    return Caller(await _principal(token, services), changed_by)
+    loaded = await load_caller(services.store, token)
+    principal = _principal(token, loaded, services)
+    return Caller(
+        principal,
+        role_of(principal.user.user_role if principal.user is not None else None),
+        loaded.teams,
+        loaded.organizations,
+        changed_by,
+        source_ip,
+    )
 
 
-def admit(caller: Caller, path: str, groups: frozenset[str], *, open_to_all: bool) -> None:
-    """The gate in front of a handler. `groups` are the names of route groups that `path` is in;
-    `open_to_all` routes let every valid key in and scope what they show."""
-    if caller.is_admin:
+def admit(caller: Caller, method: str, path: str, groups: frozenset[str], allowed: Access) -> None:
+    """The gate in front of a handler. `groups` are the names of route groups that `path` is in."""
+    if caller.principal.master:
         return
-    allowed = caller.principal.key.allowed_routes
-    if allowed and not names_route(allowed, path, groups):
+    if allowed.master_only:
+        raise AuthenticationFailed(f"Only the master key may call {path}")
+    routes = caller.principal.key.allowed_routes
+    if routes and not names_route(routes, path, groups):
         raise Detail(403, f"This key is not allowed to call {path}: see its allowed_routes")
-    if not open_to_all and not allowed:
-        raise AuthenticationFailed(f"Only the proxy admin may call {path}")
+    if caller.is_admin or caller.role in allowed.roles:
+        return
+    if caller.role is Role.PROXY_ADMIN_VIEWER:
+        if method == "GET" or caller.may_have(allowed.relations - {Relation.OWNER}):
+            return
+        raise PermissionDenied(f"A proxy admin viewer may not call {path}")
+    if not caller.may_have(allowed.relations):
+        # A key that names the route passes the gate; that it may is another matter (§2.4 j).
+        refusal = PermissionDenied if routes else AuthenticationFailed
+        raise refusal(f"The role {caller.role} may not call {path}")
 
 
-async def _principal(token: str, services: AdminServices) -> Principal:
-    data = await services.store.fetchval(LOAD_PRINCIPALS, [token])
-    loaded = decode_principals(data)
-    if token in loaded.unreadable:
+def _principal(token: str, loaded: LoadedCaller, services: AdminServices) -> Principal:
+    principals = loaded.principals
+    if token in principals.unreadable:
         raise StoreUnavailable("The row of this key cannot be read")
-    if not loaded.keys:
+    if not principals.keys:
         raise unknown_key()
-    key = loaded.keys[0].key
+    key = principals.keys[0].key
     principal = build_principal(
         Owners(
             key,
-            user=loaded.users.get(key.user_id or ""),
-            team=loaded.teams.get(key.team_id or ""),
-            budget=loaded.budgets.get(key.budget_id or ""),
+            user=principals.users.get(key.user_id or ""),
+            team=principals.teams.get(key.team_id or ""),
+            budget=principals.budgets.get(key.budget_id or ""),
         )
     )
     check_usable(principal, services.clock.now())

@@ -42,7 +42,7 @@ def read_key_list(query: Query, caller: Caller, now: datetime) -> KeyList:
     whole = query.flag("return_full_object")
     chosen = _chosen(query, now)
     return KeyList(
-        chosen=chosen if caller.is_admin else _scoped(chosen, caller),
+        chosen=chosen if caller.sees_all else _scoped(chosen, caller),
         page=query.whole("page", default=1, low=1, high=_MOST_PAGES),
         size=query.whole("size", default=10, low=1, high=_LARGEST_PAGE),
         sort_by=query.choice("sort_by", tuple(SORTABLE)) or "created_at",

@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from attrs import frozen
 
-from services.admin.api.auth import Caller, admit, authenticate
+from services.admin.api.access import ANY_KEY
 from services.admin.api.body import read_fields
-from services.admin.api.deps import ADMIN, AdminServices
+from services.admin.api.calls import AdminCall, AdminRoute
 from services.admin.api.key_fields import BLOCK_FIELDS, DELETE_FIELDS
 from services.admin.api.key_list import read_key_list
 from services.admin.api.key_policy import KeyChange, NewKey, key_change, new_key
 from services.admin.api.key_rows import generated_body, key_body, read_spends, spend_window
-from services.admin.api.query import Query
 from services.admin.api.refusals import Issue, Unprocessable
 from services.admin.api.respond import answer, read_object
 from services.admin.api.wait import read_wait, with_propagation
 from shared.db import key_admin, key_list
 from shared.db.key_admin import KeyRow
 from shared.db.rows import Connection
-from shared.domain.capabilities import RouteClass
 from shared.domain.errors import InvalidRequest, PermissionDenied, RequestError
-from shared.gateway.route_specs import RouteSpec
 from shared.keys.generate import stored_form
 
 
-@frozen
-class KeyCall:
-    """An admitted call."""
-
-    request: web.Request
-    services: AdminServices
-    caller: Caller
-    now: datetime
-
-    @property
-    def query(self) -> Query:
-        """The query string's parameters."""
-        return Query(self.request.query)
-
-
-KeyHandler = Callable[[KeyCall], Awaitable[web.Response]]
-
-
-async def generate(call: KeyCall) -> web.Response:
+async def generate(call: AdminCall) -> web.Response:
     """POST /key/generate"""
-    call.caller.require_admin()
     wait = read_wait(call.query)
     body = await read_object(call.request)
     key = new_key(body, call.services.rules, call.now, call.caller.actor)
@@ -65,7 +41,7 @@ async def generate(call: KeyCall) -> web.Response:
     return answer(await with_propagation(shown, committed, wait, call.services.commits))
 
 
-async def info(call: KeyCall) -> web.Response:
+async def info(call: AdminCall) -> web.Response:
     """GET /key/info"""
     given = call.query.text("key")
     token = call.caller.token if given is None else stored_form(given) or given
@@ -77,16 +53,15 @@ async def info(call: KeyCall) -> web.Response:
         own = row["token"] == call.caller.token or (
             row["user_id"] is not None and row["user_id"] == call.caller.user_id
         )
-        if not own and not call.caller.is_admin:
+        if not own and not call.caller.sees_all:
             raise PermissionDenied("This key may ask only about itself", param="key")
         body = await _shown(connection, row, call)
     del body["token"]
     return answer({"key": given or token, "info": body})
 
 
-async def update(call: KeyCall) -> web.Response:
+async def update(call: AdminCall) -> web.Response:
     """POST /key/update"""
-    call.caller.require_admin()
     wait = read_wait(call.query)
     values, change = key_change(await read_object(call.request), call.services.rules, call.now)
 
@@ -99,9 +74,8 @@ async def update(call: KeyCall) -> web.Response:
     return answer(await with_propagation(body, committed, wait, call.services.commits))
 
 
-async def delete(call: KeyCall) -> web.Response:
+async def delete(call: AdminCall) -> web.Response:
     """POST /key/delete"""
-    call.caller.require_admin()
     wait = read_wait(call.query)
     values = read_fields(await read_object(call.request), DELETE_FIELDS)
     keys, aliases = values.get("keys") or [], values.get("key_aliases") or []
@@ -123,17 +97,17 @@ async def delete(call: KeyCall) -> web.Response:
     return answer(await with_propagation(body, committed, wait, call.services.commits))
 
 
-async def block(call: KeyCall) -> web.Response:
+async def block(call: AdminCall) -> web.Response:
     """POST /key/block"""
     return await _set_blocked(call, blocked=True)
 
 
-async def unblock(call: KeyCall) -> web.Response:
+async def unblock(call: AdminCall) -> web.Response:
     """POST /key/unblock"""
     return await _set_blocked(call, blocked=False)
 
 
-async def list_keys(call: KeyCall) -> web.Response:
+async def list_keys(call: AdminCall) -> web.Response:
     """GET /key/list"""
     asked = read_key_list(call.query, call.caller, call.now)
     rules = call.services.rules
@@ -160,56 +134,21 @@ async def list_keys(call: KeyCall) -> web.Response:
     )
 
 
-@frozen
-class KeyRoute:
-    """A key route. `groups` are the names under which `allowed_routes` may hold it; what is
-    `open_to_all` lets every valid key in, and its handler scopes what it shows."""
-
-    spec: RouteSpec
-    handler: KeyHandler
-    groups: frozenset[str]
-    open_to_all: bool = False
-
-
 _GROUPS = frozenset({"management_routes", "key_management_routes", "internal_user_routes"})
-
-
-def _route(method: str, path: str, handler: KeyHandler, *, open_to_all: bool = False) -> KeyRoute:
-    spec = RouteSpec(method, path, RouteClass.MANAGEMENT, handler.__name__)
-    return KeyRoute(
-        spec, handler, _GROUPS | {"info_routes"} if open_to_all else _GROUPS, open_to_all
-    )
-
+_INFO_GROUPS = _GROUPS | {"info_routes"}
 
 KEY_ROUTES = (
-    _route("POST", "/key/generate", generate),
-    _route("GET", "/key/info", info, open_to_all=True),
-    _route("POST", "/key/update", update),
-    _route("POST", "/key/delete", delete),
-    _route("POST", "/key/block", block),
-    _route("POST", "/key/unblock", unblock),
-    _route("GET", "/key/list", list_keys, open_to_all=True),
+    AdminRoute("POST", "/key/generate", generate, groups=_GROUPS),
+    AdminRoute("GET", "/key/info", info, ANY_KEY, _INFO_GROUPS),
+    AdminRoute("POST", "/key/update", update, groups=_GROUPS),
+    AdminRoute("POST", "/key/delete", delete, groups=_GROUPS),
+    AdminRoute("POST", "/key/block", block, groups=_GROUPS),
+    AdminRoute("POST", "/key/unblock", unblock, groups=_GROUPS),
+    AdminRoute("GET", "/key/list", list_keys, ANY_KEY, _INFO_GROUPS),
 )
 
 
-def register(app: web.Application, services: AdminServices) -> None:
-    """Adds the key routes. Errors need `error_middleware` around them."""
-    app[ADMIN] = services
-    for route in KEY_ROUTES:
-        app.router.add_route(route.spec.method, route.spec.path, _admitted(route))
-
-
-def _admitted(route: KeyRoute) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
-        services = request.app[ADMIN]
-        caller = await authenticate(request, services)
-        admit(caller, route.spec.path, route.groups, open_to_all=route.open_to_all)
-        return await route.handler(KeyCall(request, services, caller, services.clock.utc()))
-
-    return handle
-
-
-async def _store(connection: Connection, key: NewKey, call: KeyCall) -> dict[str, Any]:
+async def _store(connection: Connection, key: NewKey, call: AdminCall) -> dict[str, Any]:
     columns = dict(key.columns)
     columns["object_permission_id"] = await _permission(connection, key.object_permission)
     await key_admin.insert_key(connection, columns)
@@ -220,7 +159,7 @@ async def _change(
     connection: Connection,
     token: str,
     change: KeyChange,
-    call: KeyCall,
+    call: AdminCall,
     *,
     missing: str | None = None,
 ) -> dict[str, Any]:
@@ -245,7 +184,7 @@ async def _permission(connection: Connection, permission: Mapping[str, Any] | No
 
 
 async def _after_write(
-    connection: Connection, token: str, spend: Any, call: KeyCall
+    connection: Connection, token: str, spend: Any, call: AdminCall
 ) -> dict[str, Any]:
     row = await key_admin.find_key(connection, token)
     assert row is not None, "the transaction has just written it"
@@ -255,7 +194,7 @@ async def _after_write(
     return await _shown(connection, row, call)
 
 
-async def _shown(connection: Connection, row: KeyRow, call: KeyCall) -> dict[str, Any]:
+async def _shown(connection: Connection, row: KeyRow, call: AdminCall) -> dict[str, Any]:
     rules = call.services.rules
     spends = await read_spends(connection, [row], rules, call.now)
     return key_body(row, spends, rules, call.now)
@@ -271,8 +210,7 @@ async def _named(connection: Connection, values: Mapping[str, Any]) -> str:
     return tokens[0]
 
 
-async def _set_blocked(call: KeyCall, *, blocked: bool) -> web.Response:
-    call.caller.require_admin()
+async def _set_blocked(call: AdminCall, *, blocked: bool) -> web.Response:
     wait = read_wait(call.query)
     key = read_fields(await read_object(call.request), BLOCK_FIELDS).get("key")
     if key is None:

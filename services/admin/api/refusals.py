@@ -39,8 +39,9 @@ class Unprocessable(RequestError):
 class Detail(RequestError):
     """An error whose body is `{"detail": …}`: refusals after authentication, and D rows."""
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail, status=status)
+    def __init__(self, status: int, detail: str | dict[str, Any]) -> None:
+        super().__init__(detail if isinstance(detail, str) else str(detail), status=status)
+        self.detail = detail
 
     def body(self) -> dict[str, Any]:
-        return {"detail": self.message}
+        return {"detail": self.detail}

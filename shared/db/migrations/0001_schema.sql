@@ -473,6 +473,8 @@ create table audit_log (
     changed_at         timestamptz not null default clock_timestamp(),
     changed_by         text not null,
     changed_by_api_key text,
+    source_ip          text,
+    route              text not null,
     action             text not null,
     table_name         text not null,
     object_id          text not null,
@@ -481,7 +483,8 @@ create table audit_log (
     digest             bytea not null,
     constraint audit_log_action check (
         action in (
-            'created', 'updated', 'deleted', 'blocked', 'unblocked', 'rotated', 'kill_switch_fired'
+            'created', 'updated', 'deleted', 'blocked', 'unblocked', 'rotated', 'reset',
+            'kill_switch_fired'
         )
     )
 );
@@ -493,8 +496,8 @@ create function audit_digest(p_previous bytea, p_row audit_log) returns bytea
 language sql stable as $$
     select sha256(p_previous || convert_to(jsonb_build_array(
         p_row.id, p_row.seq, extract(epoch from p_row.changed_at), p_row.changed_by,
-        p_row.changed_by_api_key, p_row.action, p_row.table_name, p_row.object_id,
-        p_row.before_value, p_row.updated_values
+        p_row.changed_by_api_key, p_row.source_ip, p_row.route, p_row.action, p_row.table_name,
+        p_row.object_id, p_row.before_value, p_row.updated_values
     )::text, 'UTF8'))
 $$;
 
