@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = "requirements.lock"
 DEV = "requirements-dev.lock"
-EXTRAS = {RUNTIME: ("localdb", "build"), DEV: ("localdb", "build", "dev")}
+EXTRAS = {RUNTIME: ("import", "localdb", "build"), DEV: ("import", "localdb", "build", "dev")}
 
 
 def main() -> int:

@@ -216,6 +216,7 @@ def test_dependencies_have_a_row(setup):
     for table, value in (
         ("runtime", setup["options"]["install_requires"]),
         ("localdb", extras["localdb"]),
+        ("import", extras["import"]),
         ("tools", extras["dev"]),
     ):
         assert set(first_cells(section(page, table))) == requirements(value), table

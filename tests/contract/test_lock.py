@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME, DEV = "requirements.lock", "requirements-dev.lock"
-EXTRAS = {RUNTIME: ("build", "localdb"), DEV: ("build", "localdb", "dev")}
+EXTRAS = {RUNTIME: ("build", "import", "localdb"), DEV: ("build", "dev", "import", "localdb")}
 PIN = re.compile(r"^(?P<requirement>[A-Za-z0-9][^\\\n]*?)(?: \\)?$", re.MULTILINE)
 
 
