@@ -18,9 +18,8 @@ class Clock:
 
     offset_s: float = 0.0
 
-    def mono(self) -> float:
-        """Seconds on the monotonic clock; only differences mean anything."""
-        return time.monotonic()
+    # Seconds on the monotonic clock; only differences mean anything.
+    mono = staticmethod(time.monotonic)
 
     def now(self) -> float:
         """Seconds since the epoch, corrected to the database's clock."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from attrs import frozen
+import msgspec
 
 
-@frozen
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """The head of a client's request.
 
     `path` is the request target's path as sent. `headers` are looked up whatever their case; of

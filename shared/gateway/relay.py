@@ -21,7 +21,6 @@ from shared.gateway.reply import Inbound, Reply, read_chunk
 from shared.gateway.sse import DONE, event_data
 from shared.providers.prices.cost import cost
 from shared.providers.usage_extract import (
-    ChunkEnvelope,
     estimate_tokens,
     extract_usage,
 )
@@ -137,8 +136,10 @@ class StreamPipe:
                 break
             if relayed:
                 out.append(relayed)
-        if out and not self._call.x.write(b"".join(out)) and self._call.flight is not None:
-            self._call.flight.pause()
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            if not self._call.x.write(data) and self._call.flight is not None:
+                self._call.flight.pause()
         if failure is not None:
             self._end(failure)
         elif self._done:
@@ -173,7 +174,11 @@ class StreamPipe:
         assert chunk is not None
         if call.upstream_id is None:
             call.upstream_id = _text(chunk.id)
-        self._meter(chunk)
+        if chunk.usage is not None:
+            call.usage = extract_usage(chunk.usage) or call.usage
+        call.delivered_bytes += chunk.text_bytes()
+        if not self._finished:
+            self._finished = chunk.finish_reason() is not None
         model = chunk.model
         if model != call.model_name and isinstance(model, str):
             event = self._restamped(event, model)
@@ -200,14 +205,6 @@ class StreamPipe:
         if old in event:
             return event.replace(old, new, 1)
         return _with_member(event, "model", self._call.model_name)
-
-    def _meter(self, chunk: ChunkEnvelope) -> None:
-        call = self._call
-        if chunk.usage is not None:
-            call.usage = extract_usage(chunk.usage) or call.usage
-        call.delivered_bytes += chunk.text_bytes()
-        if not self._finished:
-            self._finished = chunk.finish_reason() is not None
 
     def _late_end(self) -> None:
         if not self._over:

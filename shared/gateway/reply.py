@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _EVENT_STREAM = "text/event-stream"
 _JSON = re.compile(r"application/([\w.+-]+\+)?json\b", re.IGNORECASE)
+_PLAIN_JSON = frozenset({"", "application/json", "application/json; charset=utf-8"})
 _RETRYABLE = frozenset({408, 409, 429})
 
 
@@ -335,7 +336,7 @@ def retry_after_s(error: GatewayError) -> float | None:
 def is_json(headers: Headers) -> bool:
     """Whether the content type is JSON, or absent."""
     content_type = _content_type(headers)
-    return not content_type or _JSON.match(content_type) is not None
+    return content_type in _PLAIN_JSON or _JSON.match(content_type) is not None
 
 
 def _client_status(status: int, *, well_formed: bool) -> tuple[int, str]:

@@ -74,6 +74,13 @@ def data_plane(rt: Runtime) -> tuple[tuple[RouteSpec, Handler], ...]:
     return tuple(routes)
 
 
+def hot_routes(rt: Runtime) -> Mapping[str, Route]:
+    """The LLM routes without a parameter in their path, by path, if the instance serves them."""
+    if not rt.capabilities.serves(RouteClass.LLM):
+        return {}
+    return {path: route for route, paths in _LLM_PATHS for path in paths if "{" not in path}
+
+
 def register(app: web.Application, rt: Runtime) -> None:
     """Add the routes that this instance serves."""
     for spec, handler in data_plane(rt):

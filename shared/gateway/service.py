@@ -30,6 +30,8 @@ from shared.domain.capabilities import Binary
 from shared.domain.errors import ConfigError
 from shared.gateway import client_faults
 from shared.gateway.build import Start, open_runtime
+from shared.gateway.front_direct import Front
+from shared.gateway.routes import hot_routes
 from shared.gateway.runtime import Runtime
 from shared.telemetry.logs import LogFormat, LogSettings, configure_logs
 
@@ -160,10 +162,12 @@ async def _serve(start: Start, build_app: BuildApp) -> int:
             auto_decompress=False,
         )
         await runner.setup()
+        front = Front(rt, hot_routes(rt), lambda: _aiohttp(runner), idle_s=_KEEPALIVE_S)
         try:
-            site = web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG)
             try:
-                await site.start()
+                server = await loop.create_server(
+                    front, settings.host, settings.port, backlog=_BACKLOG
+                )
             except OSError as error:
                 raise ConfigError(
                     f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
@@ -178,8 +182,9 @@ async def _serve(start: Start, build_app: BuildApp) -> int:
             )
             _spare_the_collector()
             await stop.wait()
-            await _drain(rt, site, settings)
+            await _drain(rt, server, front, settings)
         finally:
+            front.close()
             await runner.cleanup()
     _log.info("stopped")
     return 0
@@ -196,11 +201,19 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*_COLLECT_AFTER)
 
 
-async def _drain(rt: Runtime, site: web.TCPSite, settings: Settings) -> None:
+def _aiohttp(runner: web.AppRunner) -> asyncio.Protocol:
+    assert runner.server is not None
+    return runner.server()
+
+
+async def _drain(
+    rt: Runtime, server: asyncio.AbstractServer, front: Front, settings: Settings
+) -> None:
     rt.drain.begin()
     _log.info("draining", in_flight=rt.drain.in_flight, delay_s=settings.drain_delay_s)
     await asyncio.sleep(settings.drain_delay_s)
-    await site.stop()
+    server.close()
+    front.close_idle()
     left = await rt.drain.empty(settings.drain_timeout_s)
     if left:
         _log.warning("drain_deadline", cut_off=left)

@@ -68,7 +68,7 @@ def translate(call: Call, attempt: Attempt, rt: Runtime) -> UpstreamRequest:
 
 
 def _rewrite(members: RawBody, call: Call, deployment: Deployment, target: Target) -> None:
-    for name in [name for name in members if name in GATEWAY_MEMBERS]:
+    for name in GATEWAY_MEMBERS & members.keys():
         del members[name]
     for name in deployment.drop_params:
         members.pop(name, None)

@@ -69,7 +69,8 @@ class ReplyEnvelope(msgspec.Struct):
 
     def finish_reason(self) -> str | None:
         """The first choice's reason, `None` while it is open."""
-        return _finish_reason(self.choices)
+        reason = self.choices[0].finish_reason if self.choices else None
+        return reason if isinstance(reason, str) else None
 
 
 class ChunkEnvelope(ReplyEnvelope):
@@ -140,7 +141,7 @@ def _usage(body: UsageBody) -> Usage | None:
         # Some hosts count reasoning beside the completion; their total tells.
         if reasoning and total == prompt + completion + reasoning:
             completion += reasoning
-    reasoning = min(reasoning, completion)
+        reasoning = min(reasoning, completion)
     cached, written, hour, heard = _input_parts(body, prompt)
     return Usage(
         prompt_tokens=prompt,
@@ -150,7 +151,7 @@ def _usage(body: UsageBody) -> Usage | None:
         reasoning_tokens=reasoning,
         cache_write_1h_tokens=hour,
         audio_prompt_tokens=heard,
-        audio_completion_tokens=min(said, completion - reasoning),
+        audio_completion_tokens=min(said, completion - reasoning) if said else 0,
     )
 
 
@@ -167,6 +168,8 @@ def _input_parts(body: UsageBody, prompt: int) -> tuple[int, int, int, int]:
         lives = details.get("cache_creation_token_details")
         if type(lives) is dict:
             hour = _count(lives.get("ephemeral_1h_input_tokens"))
+    if not (cached or written or heard):
+        return 0, 0, 0, 0
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
     return cached, written, min(hour, written), min(heard, prompt - cached - written)
@@ -174,8 +177,10 @@ def _input_parts(body: UsageBody, prompt: int) -> tuple[int, int, int, int]:
 
 def _count(value: object) -> int:
     """A count as a number from 0 to `LARGEST_COUNT`."""
+    if value is None:
+        return 0
     if type(value) is int:
-        return 0 if value < 0 else min(value, LARGEST_COUNT)
+        return value if 0 <= value <= LARGEST_COUNT else LARGEST_COUNT if value > 0 else 0
     # NaN and infinities fail the comparison or the bound.
     if type(value) is float and 0 <= value <= LARGEST_COUNT:
         return int(value)
@@ -189,7 +194,10 @@ def _text_bytes(choices: list[Choice] | None) -> int:
         if part is None:
             size += _size(choice.text)
             continue
-        size += _size(part.content) + _size(part.reasoning_content) + _size(part.refusal)
+        if part.content is not None:
+            size += _size(part.content)
+        if part.reasoning_content is not None or part.refusal is not None:
+            size += _size(part.reasoning_content) + _size(part.refusal)
         if part.tool_calls is not None:
             size += _arguments_size(part.tool_calls)
     return size
@@ -213,11 +221,6 @@ def _arguments_size(calls: object) -> int:
         for function in functions
         if isinstance(function, dict)
     )
-
-
-def _finish_reason(choices: list[Choice] | None) -> str | None:
-    reason = choices[0].finish_reason if choices else None
-    return reason if isinstance(reason, str) else None
 
 
 def _salvage(data: bytes, kind: type[_Envelope]) -> _Envelope | None:

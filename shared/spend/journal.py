@@ -8,6 +8,7 @@ copy neither enters the kernel nor gives up the interpreter lock, as a write wou
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -292,6 +293,10 @@ class Journal:
     def _sync(self, segment: Segment) -> None:
         try:
             if segment.view is not None:
-                segment.view.flush()
+                end = segment.end
+                start = segment.synced - segment.synced % mmap.PAGESIZE
+                # The whole mapping would be searched for the few pages that were written.
+                segment.view.flush(start, end - start)
+                segment.synced = end
         except OSError as error:
             self._note_sync_error(error)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
-import attrs
 import msgspec
 from attrs import frozen
 
@@ -174,9 +173,9 @@ def _interrupted(payload: bytes, last_s: float) -> bytes:
 
 def _bounded(record: _Record) -> _Record:
     changes = {
-        name: _bounded_value(value) for name, value in attrs.asdict(record, recurse=False).items()
+        name: _bounded_value(value) for name, value in msgspec.structs.asdict(record).items()
     }
-    return attrs.evolve(record, **changes)
+    return msgspec.structs.replace(record, **changes)
 
 
 def _bounded_value(value: Any) -> Any:
@@ -189,7 +188,7 @@ def _bounded_value(value: Any) -> Any:
     if isinstance(value, int):
         return max(-_INTEGER_LIMIT, min(value, _INTEGER_LIMIT))
     if isinstance(value, BudgetCharge):
-        return attrs.evolve(value, scope=_bounded_value(value.scope))
+        return msgspec.structs.replace(value, scope=_bounded_value(value.scope))
     if isinstance(value, tuple):
         texts = [member for member in value if isinstance(member, str)]
         kept = texts[:_TAGS_LIMIT] if texts else value

@@ -59,9 +59,9 @@ class Chunk:
 class Segment:
     """A segment and its state. `end` is where the next frame goes.
 
-    `settled` is how far its calls need no more posting; `sealed_s` is when, on the monotonic
-    clock, the owner went on to the next one. `view` is the file in memory, for its writer;
-    `None` once nothing more is written.
+    `settled` is how far its calls need no more posting, `synced` how far it is on the disk;
+    `sealed_s` is when, on the monotonic clock, the owner went on to the next one. `view` is the
+    file in memory, for its writer; `None` once nothing more is written.
     """
 
     number: int
@@ -70,6 +70,7 @@ class Segment:
     end: int
     view: mmap.mmap | None = None
     settled: int = 0
+    synced: int = 0
     sealed_s: float | None = None
 
     @property

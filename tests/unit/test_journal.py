@@ -16,9 +16,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shared.domain.clock import Clock
 from shared.domain.errors import ConfigError, Overloaded
@@ -117,7 +117,7 @@ def test_every_opened_call_gives_one_row(
             elif live:
                 record = live[choice % len(live)]
                 if what == "again":
-                    open_soon(journal, evolve(record, deployment_id="second"))
+                    open_soon(journal, replace(record, deployment_id="second"))
                     note("open", record.id)
                 else:
                     live.remove(record)
@@ -264,7 +264,7 @@ async def test_fields_survive(make: Make, tmp_path: Path, calls: Calls) -> None:
         tags=("a", "b"), charges=(BudgetCharge("team:t1", 1_700_000_000),), session_id="s\x001"
     )
     journal.open(opened)
-    journal.open(evolve(opened, deployment_id="second", estimate=Decimal(1)))
+    journal.open(replace(opened, deployment_id="second", estimate=Decimal(1)))
     assert journal.open_calls == 1
     closed = calls.closed(
         opened, status=CallStatus.FAILURE, http_status=502, attempts=2, model="gpt-4o-mini"
