@@ -15,7 +15,8 @@ from shared.config.config_models import ModelReader
 from shared.config.config_pending import PENDING_SECTIONS, PENDING_TOP_LEVEL
 from shared.config.config_references import References
 from shared.config.config_schema import LIST_SECTIONS, SECTIONS, TOP_LEVEL, names
-from shared.config.config_source import Sections, read_sections
+from shared.config.config_source import Located, Sections, read_sections
+from shared.config.cost_settings import discounts, margins
 from shared.config.gateway_config import (
     AliasTarget,
     GatewayConfig,
@@ -24,6 +25,7 @@ from shared.config.gateway_config import (
     ModelEntry,
     RouterSettings,
 )
+from shared.config.jwt_schema import JWT_AUTH, PENDING_JWT, JwtSettings
 from shared.config.reports import ENVIRONMENT, Report, did_you_mean, nearest
 
 OTHER_STRATEGIES = (
@@ -37,6 +39,8 @@ OTHER_STRATEGIES = (
 _SIMPLE_SHUFFLE = "simple-shuffle"
 _ENVIRONMENT_VARIABLES = "environment_variables"
 
+Mappings = Mapping[str, Mapping[str, Located]]
+
 
 def load(path: Path, environ: Mapping[str, str]) -> GatewayConfig:
     """Read, merge and check a configuration file and its includes.
@@ -49,25 +53,35 @@ def load(path: Path, environ: Mapping[str, str]) -> GatewayConfig:
     _check_top_level(sections, report)
     environment = _environment(sections, environ, report)
     checker = Checker(report, References(environment, report))
-    values = {
-        name: checker.section(
-            sections.mappings.get(name, {}), SECTIONS[name], PENDING_SECTIONS[name], f"`{name}`"
-        )
-        for name in SECTIONS
-    }
-    router = _router(values["router_settings"], sections, report)
-    litellm = _litellm(values["litellm_settings"], sections, report)
-    models = _models(sections, checker, environment)
+    values = read_settings(sections.mappings, checker)
+    reader = ModelReader(checker, environment.get("LITELLM_ENVIRONMENT") or None)
+    models = _models(sections, reader)
     report.raise_problems()
     return GatewayConfig(
         source=str(path),
         models=models,
+        credentials=MappingProxyType(reader.credentials),
         general=GeneralSettings(**values["general_settings"]),
-        litellm=litellm,
-        router=router,
+        litellm=LitellmSettings(**values["litellm_settings"]),
+        router=RouterSettings(**values["router_settings"]),
         environment=MappingProxyType(environment),
+        sections=MappingProxyType(sections.mappings),
         notices=tuple(report.notices),
     )
+
+
+def read_settings(mappings: Mappings, checker: Checker) -> dict[str, dict[str, Any]]:
+    """The checked values of the settings, by section; what is wrong goes to the report."""
+    values = {
+        name: checker.section(
+            mappings.get(name, {}), SECTIONS[name], PENDING_SECTIONS[name], f"`{name}`"
+        )
+        for name in SECTIONS
+    }
+    _router(values["router_settings"], mappings, checker.report)
+    _general(values["general_settings"], mappings, checker)
+    _litellm(values["litellm_settings"], mappings, checker.report)
+    return values
 
 
 def _check_top_level(sections: Sections, report: Report) -> None:
@@ -109,23 +123,38 @@ def _environment(sections: Sections, environ: Mapping[str, str], report: Report)
     return environment
 
 
-def _models(
-    sections: Sections, checker: Checker, environment: Mapping[str, str]
-) -> tuple[ModelEntry, ...]:
-    reader = ModelReader(checker, environment.get("LITELLM_ENVIRONMENT") or None)
+def _models(sections: Sections, reader: ModelReader) -> tuple[ModelEntry, ...]:
     for located in sections.lists.get("credential_list", ()):
         reader.credential(located)
     entries = [reader.entry(located) for located in sections.lists.get("model_list", ())]
     return tuple(entry for entry in entries if entry is not None)
 
 
-def _litellm(values: dict[str, Any], sections: Sections, report: Report) -> LitellmSettings:
+def _general(values: dict[str, Any], mappings: Mappings, checker: Checker) -> None:
+    given = values.pop("litellm_jwtauth", None)
+    if given is None:
+        return
+    located = mappings["general_settings"]["litellm_jwtauth"]
+    members = {name: located.member(name, value) for name, value in given.items()}
+    known = checker.section(members, JWT_AUTH, PENDING_JWT, "litellm_jwtauth")
+    try:
+        values["litellm_jwtauth"] = JwtSettings.of(known)
+    except KeyError as missing:
+        path = f"{located.path}.jwt_litellm_role_map"
+        text = f"every entry needs {missing.args[0]}"
+        checker.report.problem(located.source_of(path), path, text)
+
+
+def _litellm(values: dict[str, Any], mappings: Mappings, report: Report) -> None:
+    for name, read in (("cost_discount_config", discounts), ("cost_margin_config", margins)):
+        if name in values:
+            values[name] = read(mappings["litellm_settings"][name], values[name], report)
     zone = values.get("timezone")
     if zone is not None:
         try:
             zoneinfo.ZoneInfo(zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            located = sections.mappings["litellm_settings"]["timezone"]
+            located = mappings["litellm_settings"]["timezone"]
             hint = nearest(zone, zoneinfo.available_timezones())
             report.problem(
                 located.source,
@@ -134,11 +163,10 @@ def _litellm(values: dict[str, Any], sections: Sections, report: Report) -> Lite
                 + (f"; did you mean `{hint}`?" if hint else ""),
             )
             del values["timezone"]
-    return LitellmSettings(**values)
 
 
-def _router(values: dict[str, Any], sections: Sections, report: Report) -> RouterSettings:
-    members = sections.mappings.get("router_settings", {})
+def _router(values: dict[str, Any], mappings: Mappings, report: Report) -> None:
+    members = mappings.get("router_settings", {})
     strategy = values.get("routing_strategy", _SIMPLE_SHUFFLE)
     if strategy != _SIMPLE_SHUFFLE:
         located = members["routing_strategy"]
@@ -164,5 +192,5 @@ def _router(values: dict[str, Any], sections: Sections, report: Report) -> Route
             report.problem(
                 located.source, located.path, "expected a group's name or `{model, hidden}`"
             )
-    values["model_group_alias"] = aliases
-    return RouterSettings(**values)
+    if "model_group_alias" in values:
+        values["model_group_alias"] = aliases

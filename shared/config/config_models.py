@@ -31,11 +31,15 @@ _TEAM_ONLY = ("team_id", "team_public_model_name")
 
 @define(slots=True)
 class ModelReader:
-    """Reads entries; `credentials` are the members that named ones bring in."""
+    """Reads entries; `credentials` are the members that named ones bring in.
+
+    `team_models` says that the caller sees to it that an entry of one team serves no other.
+    """
 
     checker: Checker
     environment_name: str | None = None
     credentials: dict[str, Mapping[str, Located]] = field(factory=dict)
+    team_models: bool = False
 
     def credential(self, located: Located) -> None:
         """Take in an item of `credential_list`."""
@@ -132,7 +136,7 @@ class ModelReader:
         if credential is None:
             hint = did_you_mean(str(name), self.credentials)
             self.checker.report.problem(
-                reference.source, reference.path, f"no such credential in `credential_list`{hint}"
+                reference.source, reference.path, f"no such credential{hint}"
             )
             return
         for member, located in credential.items():
@@ -142,7 +146,7 @@ class ModelReader:
     def _served(self, entry: ModelEntry) -> bool:
         report = self.checker.report
         path = f"{entry.path}.model_info"
-        if any(entry.info.extra.get(name) for name in _TEAM_ONLY):
+        if not self.team_models and any(entry.info.extra.get(name) for name in _TEAM_ONLY):
             report.notice(
                 entry.source,
                 f"{path}.team_id",

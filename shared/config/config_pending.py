@@ -139,7 +139,6 @@ PENDING_LITELLM = (
         langfuse_default_tags: tag reports
         disable_end_user_cost_tracking: keep end users out of the ledger
         disable_end_user_cost_tracking_prometheus_only: keep end users out of metrics
-        cost_discount_config cost_margin_config: adjust prices
         include_cost_in_streaming_usage: put the cost into streams
         force_ipv4: avoid IPv6
         return_response_headers: return the provider's headers
@@ -153,7 +152,6 @@ PENDING_LITELLM = (
         vector_store_search_failure_mode: search vector stores
         prometheus_metrics_config prometheus_initialize_budget_metrics: shape metrics
         custom_prometheus_metadata_labels custom_prometheus_tags: label metrics
-        default_internal_user_params default_team_params: fill new users and teams
         mcp_aliases: name MCP servers
         default_in_memory_ttl default_redis_ttl: keep keys in a cache
         enable_redis_auth_cache: share cached keys
@@ -167,15 +165,11 @@ PENDING_LITELLM = (
     ),
     *_rows(
         """
-        store_audit_logs: keep an audit log
-        max_budget budget_duration: stop everything at a budget
-        max_user_budget max_internal_user_budget internal_user_budget_duration: limit users
-        max_end_user_budget max_end_user_budget_id: limit end users
+        max_user_budget: limit users
+        max_end_user_budget: limit end users
         tag_budget_config: limit tags
-        key_generation_settings: restrict who may make keys
         priority_reservation: keep capacity for priorities
         enable_json_schema_validation: check answers against schemas
-        block_requests_for_models_without_pricing: refuse models without a price
         """,
         weakens=True,
     ),
@@ -191,6 +185,7 @@ PENDING_LITELLM = (
         """,
         (*_ON, False, [], ()),
     ),
+    *_rows("store_audit_logs: switch the audit log off; it is always kept", _ON),
 )
 
 PENDING_ROUTER = (
@@ -238,7 +233,6 @@ PENDING_GENERAL = (
         proxy_budget_rescheduler_min_time proxy_budget_rescheduler_max_time: reset by a job
         proxy_batch_polling_interval: poll batches
         store_prompts_in_spend_logs: keep content in the ledger
-        maximum_spend_logs_retention_period maximum_spend_logs_retention_interval: delete old rows
         disable_spend_logs disable_spend_updates: write no ledger
         background_health_checks health_check_interval health_check_concurrency: check models
         use_shared_health_check background_health_check_model_groups: check models
@@ -257,7 +251,7 @@ PENDING_GENERAL = (
         alerting alerting_threshold alert_types alerting_args alert_to_webhook_url: send alerts
         spend_report_frequency: send reports
         enable_oauth2_auth enable_oauth2_proxy_auth oauth2_config_mappings: use other sign-ins
-        enable_jwt_auth litellm_jwtauth allow_user_auth custom_sso: use other sign-ins
+        allow_user_auth custom_sso: use other sign-ins
         coordination_redis use_redis_transaction_buffer: share state through Redis
         expose_fallback_errors_to_caller disable_fallbacks_on_per_model_rate_limits: tune fallbacks
         include_call_id_in_error_body: put the call id into errors
@@ -277,7 +271,7 @@ PENDING_GENERAL = (
         litellm_license: unlock features; none is locked here
         user_mcp_management_mode default_team_disabled: change the UI
         dangerously_allow_mock_testing_request_params: let clients ask for errors
-        apply_user_budget_to_team_keys disable_budget_reservation: change budgets
+        disable_budget_reservation: change budgets
         disable_responses_id_security: open answers to others
         """
     ),
@@ -293,11 +287,11 @@ PENDING_GENERAL = (
         max_parallel_requests global_max_parallel_requests: limit calls at once
         max_in_flight_requests_per_worker: limit calls at once
         max_response_size_mb: limit answers
-        enforce_user_param enforced_params service_account_settings: require parameters
+        enforce_user_param: require parameters
         reject_clientside_metadata_tags: refuse clients' tags
         fail_closed_budget_enforcement: refuse while in doubt
         enforce_fallback_model_access: check access of fallbacks
-        disable_custom_api_keys key_alias_pattern: restrict new keys
+        key_alias_pattern: restrict new keys
         """,
         weakens=True,
     ),

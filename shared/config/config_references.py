@@ -15,6 +15,14 @@ _REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 _LIKE_A_REFERENCE = re.compile(r"os\.environ[.\[(:]|os\.environ/(?![A-Za-z_])")
 
 
+def missing_variables(value: Any, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that a value refers to and that are not set."""
+    if isinstance(value, str):
+        return tuple(name for name in _REFERENCE.findall(value) if not environ.get(name))
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return tuple(dict.fromkeys(n for each in inner for n in missing_variables(each, environ)))
+
+
 @define(slots=True)
 class References:
     """Replaces references by the variables of one environment; missing ones are problems."""

@@ -57,6 +57,7 @@ _Megabytes = Annotated[float, Meta(gt=0, le=2048)]
 _Status = Annotated[int, Meta(ge=400, le=599)]
 _Flush = Annotated[float, Meta(gt=0, le=60)]
 _Scalar = str | int | float | bool
+_Duration = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5}(mo|[smhdw])$")]
 
 MODES = (
     "chat",
@@ -85,19 +86,28 @@ MEGABYTES = Type("number", _Megabytes, "a number above 0, 2048 at most")
 STATUS = Type("HTTP status", _Status, "an HTTP status, 400 to 599")
 FLUSH = Type("number", _Flush, "seconds above 0, 60 at most")
 COST = Type("number", CostKind, "USD per token, 0 or more")
+USD = Type("number", CostKind, "USD, 0 or more")
 SECRET = Type("secret", SecretKind, "text that is not empty")
 TEXTS = Type("list of text", list[_Text], "a list of texts")
 TEXT_OR_TEXTS = Type("text or list", _Text | list[_Text], "a text or a list of texts")
 MAPPING = Type("mapping", dict[str, Any], "a mapping")
 TEXT_MAP = Type("mapping of text", dict[str, str], "a mapping of texts to texts")
 SCALAR_MAP = Type("mapping of values", dict[str, _Scalar], "a mapping of names to plain values")
+MAPPINGS = Type("list of mappings", list[dict[str, Any]], "a list of mappings")
 ALIASES = Type(
     "mapping",
     dict[str, _Text | dict[str, Any]],
     "a mapping of aliases to a name or `{model, hidden}`",
 )
+DISCOUNTS = Type("mapping", dict[str, Any], "a mapping of providers to discounts, 0 to 1")
+MARGINS = Type(
+    "mapping",
+    dict[str, Any],
+    "a mapping of providers, or `global`, to margins, 0 to 10, or `{percentage, fixed_amount}`",
+)
 MODE = Type("mode", Literal[MODES], f"one of {', '.join(MODES)}")
 TIME_OF_DAY = Type("time", TimeOfDayKind, "a time of day, `HH:MM` or `HH:MM:SS`")
+DURATION = Type("duration", _Duration, "a duration such as `30d`, `12h` or `1mo`")
 TIMEZONE = Type("time zone", _Text, "an IANA time zone such as `Europe/Oslo`")
 VERIFY = Type("true/false or path", bool | _Text, "`true`, `false` or a path")
 
@@ -208,12 +218,56 @@ GENERAL_SETTINGS: tuple[Key, ...] = (
     Key("proxy_batch_write_at", FLUSH, "As `PROXY_BATCH_WRITE_AT`; wins over it.", "s", "1"),
     Key("litellm_key_header_name", TEXT, "A further header that may carry the key."),
     Key("disable_key_name", FLAG, "As `DISABLE_KEY_NAME`; wins over it."),
+    Key("disable_custom_api_keys", FLAG, "Keys have generated values only.", default="false"),
+    Key(
+        "apply_user_budget_to_team_keys",
+        FLAG,
+        "A user's budget also counts for the user's keys of a team.",
+        default="false",
+    ),
+    Key("enforced_params", TEXTS, "Members that every body must have; `a.b` is one of a member."),
+    Key(
+        "service_account_settings",
+        MAPPING,
+        "`enforced_params`: the same for keys of service accounts.",
+    ),
     Key(
         "allow_public_health_readiness_details",
         FLAG,
         "`/health/readiness` tells everybody the details.",
         default="false",
     ),
+    Key(
+        "maximum_spend_logs_retention_period",
+        DURATION,
+        "How long calls are kept in the ledger; whole days are dropped, roll-ups and totals stay.",
+        default="for ever",
+    ),
+    Key(
+        "maximum_spend_logs_retention_interval",
+        DURATION,
+        "How often the admins look for days to drop.",
+        default="1d",
+    ),
+    Key(
+        "enable_jwt_auth",
+        FLAG,
+        "JSON Web Tokens are taken beside keys, on LLM routes and by the management API.",
+        default="false",
+    ),
+    Key("litellm_jwtauth", MAPPING, "What the tokens' claims mean; see below."),
+    Key(
+        "disable_auto_add_proxy_admin_to_teams",
+        FLAG,
+        "A proxy admin who makes a team does not become its admin.",
+        default="false",
+    ),
+    Key(
+        "team_admin_editable_team_fields",
+        TEXTS,
+        "Which of `max_budget`, `tpm_limit` and `rpm_limit` a team's admins may change.",
+    ),
+    Key("team_metadata_schema", MAPPINGS, "Members of teams' metadata that a form offers."),
 )
 
 LITELLM_SETTINGS: tuple[Key, ...] = (
@@ -224,9 +278,39 @@ LITELLM_SETTINGS: tuple[Key, ...] = (
     Key("timezone", TIMEZONE, "Where budget periods begin.", default="UTC"),
     Key("budget_reset_time", TIME_OF_DAY, "When budget periods begin.", default="00:00"),
     Key("require_auth_for_metrics_endpoint", FLAG, "`/metrics` wants a key.", default="true"),
+    Key("max_budget", USD, "Budget of all calls together.", "USD"),
+    Key("budget_duration", DURATION, "Its period.", default="for ever"),
+    Key("max_end_user_budget_id", TEXT, "Budget of end users that have none of their own."),
     Key("model_alias_map", TEXT_MAP, "Aliases of model groups."),
     Key("default_key_generate_params", MAPPING, "Fills what a new key's request leaves open."),
     Key("upperbound_key_generate_params", MAPPING, "Caps what a new key's request may ask for."),
+    Key("key_generation_settings", MAPPING, "Who may make keys, and what they must say."),
+    Key(
+        "default_internal_user_params",
+        MAPPING,
+        "Fills what a new user's request leaves open; not for proxy admins.",
+    ),
+    Key("max_internal_user_budget", USD, "Budget of internal users who come without one.", "USD"),
+    Key("internal_user_budget_duration", DURATION, "Its period.", default="for ever"),
+    Key("default_team_params", MAPPING, "Fills what a new team's request leaves open."),
+    Key(
+        "cost_discount_config",
+        DISCOUNTS,
+        "Provider → part of its prices that is taken off (0.05 is 5 %).",
+    ),
+    Key(
+        "cost_margin_config",
+        MARGINS,
+        "Provider → what is put on its prices after that: a part (0.1 is 10 %), or "
+        "`{percentage, fixed_amount}` with USD for each call that costs something. `global` is for "
+        "providers that are not named.",
+    ),
+    Key(
+        "block_requests_for_models_without_pricing",
+        FLAG,
+        "Refuses calls of models whose price is not known.",
+        default="false",
+    ),
     Key("json_logs", FLAG, "As `JSON_LOGS`.", default="false"),
     Key("ssl_verify", VERIFY, "As `SSL_VERIFY`; wins over it.", default="true"),
 )

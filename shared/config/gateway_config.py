@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from attrs import field, frozen
 
+from shared.config.config_source import Located
+from shared.config.jwt_schema import JwtSettings
 from shared.config.reports import Notice
 from shared.config.secret import Secret
 
@@ -60,13 +62,19 @@ class ModelInfo:
 
 @frozen(kw_only=True)
 class ModelEntry:
-    """An entry of `model_list`. `source` and `path` say where it stands, for messages."""
+    """An entry of `model_list`. `source` and `path` say where it stands, for messages.
+
+    A `stored` one is from the database: every instance gets it, and one that lacks something for
+    it, say a variable, leaves it out. An entry of one team is for that team's keys only.
+    """
 
     model_name: str
     params: LitellmParams
     info: ModelInfo = ModelInfo()
     source: str = ""
     path: str = ""
+    stored: bool = False
+    team_id: str | None = None
 
 
 @frozen(kw_only=True)
@@ -76,6 +84,15 @@ class AliasTarget:
 
     model: str
     hidden: bool = False
+
+
+@frozen
+class Margin:
+    """What is put on a price: a part of it (0.1 is a tenth), and USD for each call that costs
+    something."""
+
+    percentage: Decimal = Decimal(0)
+    fixed_amount: Decimal = Decimal(0)
 
 
 @frozen(kw_only=True)
@@ -92,7 +109,18 @@ class GeneralSettings:
     proxy_batch_write_at: float | None = None
     litellm_key_header_name: str | None = None
     disable_key_name: bool | None = None
+    disable_custom_api_keys: bool = False
+    apply_user_budget_to_team_keys: bool = False
+    enforced_params: Sequence[str] = ()
+    service_account_settings: Mapping[str, Any] = field(factory=dict)
     allow_public_health_readiness_details: bool = False
+    maximum_spend_logs_retention_period: str | None = None
+    maximum_spend_logs_retention_interval: str = "1d"
+    disable_auto_add_proxy_admin_to_teams: bool = False
+    team_admin_editable_team_fields: Sequence[str] = ()
+    team_metadata_schema: Sequence[Mapping[str, Any]] = ()
+    enable_jwt_auth: bool = False
+    litellm_jwtauth: JwtSettings = JwtSettings()
 
 
 @frozen(kw_only=True)
@@ -106,9 +134,20 @@ class LitellmSettings:
     timezone: str = "UTC"
     budget_reset_time: str = "00:00:00"
     require_auth_for_metrics_endpoint: bool = True
+    max_budget: Decimal | None = None
+    budget_duration: str | None = None
+    max_end_user_budget_id: str | None = None
     model_alias_map: Mapping[str, str] = field(factory=dict)
     default_key_generate_params: Mapping[str, Any] = field(factory=dict)
     upperbound_key_generate_params: Mapping[str, Any] = field(factory=dict)
+    key_generation_settings: Mapping[str, Any] = field(factory=dict)
+    default_internal_user_params: Mapping[str, Any] = field(factory=dict)
+    max_internal_user_budget: Decimal | None = None
+    internal_user_budget_duration: str | None = None
+    default_team_params: Mapping[str, Any] = field(factory=dict)
+    cost_discount_config: Mapping[str, Decimal] = field(factory=dict)
+    cost_margin_config: Mapping[str, Margin] = field(factory=dict)
+    block_requests_for_models_without_pricing: bool = False
     json_logs: bool = False
     ssl_verify: bool | str | None = None
 
@@ -130,16 +169,25 @@ class GatewayConfig:
     """A configuration file and its includes.
 
     `environment` is the process environment with the file's `environment_variables` over it:
-    what references and providers' default keys are read from.
+    what references and providers' default keys are read from. `credentials` are the members of
+    `credential_list` by name, `sections` those of the mapping sections, as they stand in the file;
+    `stored` are the members of sections that are the database's.
     """
 
     source: str = ""
     models: tuple[ModelEntry, ...] = ()
+    credentials: Mapping[str, Mapping[str, Located]] = field(factory=dict, repr=False)
     general: GeneralSettings = GeneralSettings()
     litellm: LitellmSettings = LitellmSettings()
     router: RouterSettings = RouterSettings()
     environment: Mapping[str, str] = field(factory=dict, repr=False)
+    sections: Mapping[str, Mapping[str, Located]] = field(factory=dict, repr=False)
+    stored: Mapping[str, Mapping[str, Located]] = field(factory=dict, repr=False)
     notices: tuple[Notice, ...] = ()
+
+    def member(self, section: str, name: str) -> Located | None:
+        """Where a setting is from; `None` if it has its default."""
+        return self.stored.get(section, {}).get(name) or self.sections.get(section, {}).get(name)
 
     @property
     def num_retries(self) -> int:

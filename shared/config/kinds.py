@@ -20,6 +20,8 @@ from shared.config.secret import Secret
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\Z")
+_DURATION = re.compile(r"[1-9][0-9]{0,5}(mo|[smhdw])")
+_HTTP = re.compile(r"https?://[^\s@/]+(/\S*)?", re.IGNORECASE)
 _POSTGRES = re.compile(r"postgres(ql)?://", re.IGNORECASE)
 
 
@@ -95,6 +97,19 @@ def _verify(raw: str) -> bool | Path:
         return path
 
 
+def _duration(raw: str) -> str:
+    if not _DURATION.fullmatch(raw):
+        raise ValueError("a duration such as `30s`, `12h` or `7d`")
+    return raw
+
+
+def _urls(raw: str) -> tuple[str, ...]:
+    urls = tuple(part.strip() for part in raw.split(",") if part.strip())
+    if not urls or not all(_HTTP.fullmatch(url) for url in urls):
+        raise ValueError("one or more `https://…` URLs, separated by commas")
+    return urls
+
+
 def _int(raw: str, expected: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", raw.strip()):
         raise ValueError(expected)
@@ -151,4 +166,6 @@ SECRET = Kind("secret", _secret)
 POSTGRES = Kind("secret URL", _postgres)
 PATH = Kind("path", _path)
 ROOT_PATH = Kind("URL path", _root_path)
+DURATION = Kind("duration", _duration)
+URLS = Kind("URLs", _urls)
 VERIFY = Kind("true/false or path", _verify)

@@ -116,6 +116,17 @@ def resolve_master_key(settings: Settings, general: GeneralSettings | None = Non
     return MasterKey(given or None)
 
 
+def kept_master_key(state_dir: Path) -> Secret | None:
+    """The key that local mode has made in a state directory, `None` where it has made none.
+
+    Raises `ConfigError` for a file that holds none or is not private, and `OSError`.
+    """
+    try:
+        return _read(state_dir / KEY_FILE)
+    except FileNotFoundError:
+        return None
+
+
 def _kept(state_dir: Path) -> MasterKey:
     file = state_dir / KEY_FILE
     try:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from shared.config.config_effects import Effect, effect_of
 from shared.config.config_pending import (
     PENDING_GENERAL,
     PENDING_LITELLM,
@@ -27,9 +28,11 @@ from shared.config.config_schema import (
     MODEL_ENTRY,
     MODEL_INFO,
     ROUTER_SETTINGS,
+    SECTIONS,
     TOP_LEVEL,
     Key,
 )
+from shared.config.jwt_schema import JWT_AUTH, PENDING_JWT
 from shared.config.variables import VARIABLES
 from shared.config.variables_pending import PENDING_VARIABLES
 
@@ -86,6 +89,15 @@ def _pending(rows: tuple[Pending, ...]) -> Callable[[], Iterable[str]]:
     return lines
 
 
+def _effects() -> Iterable[str]:
+    yield from _head("Setting", "What the database says of it is in force")
+    for section, keys in SECTIONS.items():
+        for key in keys:
+            effect = effect_of(section, key.name)
+            if effect is not Effect.AT_ONCE:
+                yield _row(f"`{section}.{key.name}`", effect.value)
+
+
 def _head(*cells: str) -> Iterable[str]:
     yield _row(*cells)
     yield _row(*("---" for _ in cells))
@@ -120,10 +132,13 @@ _TABLES: Mapping[str, Callable[[], Iterable[str]]] = {
     "credential": _keys(CREDENTIAL),
     "general-settings": _keys(GENERAL_SETTINGS),
     "general-settings-not-in-force": _pending(PENDING_GENERAL),
+    "jwt-auth": _keys(JWT_AUTH),
+    "jwt-auth-not-in-force": _pending(PENDING_JWT),
     "litellm-settings": _keys(LITELLM_SETTINGS),
     "litellm-settings-not-in-force": _pending(PENDING_LITELLM),
     "router-settings": _keys(ROUTER_SETTINGS),
     "router-settings-not-in-force": _pending(PENDING_ROUTER),
+    "stored-settings": _effects,
 }
 
 

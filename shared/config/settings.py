@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from shared.config.client_variables import KEY_VARIABLES, URL_VARIABLES
 from shared.config.master_keys import is_weak
 from shared.config.reports import ENVIRONMENT, Notice, Report, did_you_mean, nearest
 from shared.config.secret import Secret
@@ -25,6 +26,7 @@ _OWN_PREFIX = "MERIDIAN_"
 _NO_ORIGINS: Mapping[str, tuple[str, str]] = MappingProxyType({})
 # What Kubernetes puts into pods for a service whose name begins like ours.
 _SERVICE_LINK = re.compile(r".*_SERVICE_(HOST|PORT)(_.*)?\Z|.*_PORT(_[0-9]+_(TCP|UDP).*)?\Z")
+_OF_THE_COMMAND = frozenset({*URL_VARIABLES, *KEY_VARIABLES})
 # A mistyped one of these would leave open what was meant to be closed.
 _FLAG_NAMES = tuple(v.name for v in VARIABLES if v.field == FLAGS_FIELD)
 
@@ -49,12 +51,21 @@ class Settings:
     master_key: Secret | None
     salt_key: Secret | None
     permit_weak_master_key: bool
+    public_api_docs: bool
     store_model_in_db: bool
     state_dir: Path
     postgres_bin: Path | None
     disable_key_name: bool
     key_bytes: int
     minimum_custom_key_length: int
+    jwt_public_key_url: tuple[str, ...] | None
+    jwt_audience: str | None
+    jwt_issuer: str | None
+    key_rotation_enabled: bool
+    key_rotation_every_s: int
+    key_rotation_grace: str
+    expired_keys_keep_days: int | None
+    audit_keep_days: int | None
     rate_window_s: int
     limit_mode: str
     stale_limit_s: float
@@ -209,7 +220,7 @@ def _look_for_strangers(environ: Mapping[str, str], report: Report) -> None:
     # Short, common words would find a likeness in other programs' variables.
     distinctive = [name for name in known | set(pending) if "_" in name]
     for name, value in environ.items():
-        if name in known or not value:
+        if name in known or name in _OF_THE_COMMAND or not value:
             continue
         if name in pending:
             row = pending[name]

@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from shared.config.kinds import (
+    DURATION,
     FLAG,
     HOST,
     PATH,
@@ -18,6 +19,7 @@ from shared.config.kinds import (
     ROOT_PATH,
     SECRET,
     TEXT,
+    URLS,
     VERIFY,
     Kind,
     number,
@@ -147,7 +149,8 @@ VARIABLES: tuple[Variable, ...] = (
         "salt_key",
         SECRET,
         None,
-        "Encrypts secrets at rest. Must not change after the first write.",
+        "Encrypts secrets at rest. Must not change after the first write: an instance with another "
+        "one does not start.",
         shown_default="the master key",
     ),
     Variable(
@@ -158,12 +161,19 @@ VARIABLES: tuple[Variable, ...] = (
         "Starts with an absent or publicly known master key all the same.",
     ),
     Variable(
+        "MERIDIAN_PUBLIC_API_DOCS",
+        "public_api_docs",
+        FLAG,
+        False,
+        "Anybody may read `/openapi.json` and `/docs` of the admin; else any valid key may.",
+    ),
+    Variable(
         "STORE_MODEL_IN_DB",
         "store_model_in_db",
         FLAG,
-        False,
-        "Models made through the management API are kept in the database and served.",
-        pending="models come from the configuration file only",
+        True,
+        "Models made through the management API are kept in the database and served beside those "
+        "of the configuration file.",
     ),
     Variable(
         "MERIDIAN_STATE_DIR",
@@ -203,6 +213,72 @@ VARIABLES: tuple[Variable, ...] = (
         16,
         "Least length of a key that the caller chooses.",
         "characters",
+    ),
+    # -- sign-in and upkeep
+    Variable(
+        "JWT_PUBLIC_KEY_URL",
+        "jwt_public_key_url",
+        URLS,
+        None,
+        "Where the keys are that sign JSON Web Tokens (JWKS, or the provider's OpenID "
+        "configuration); several are separated by commas.",
+    ),
+    Variable(
+        "JWT_AUDIENCE",
+        "jwt_audience",
+        TEXT,
+        None,
+        "Audience that tokens must be for; several are separated by commas.",
+        shown_default="not checked",
+    ),
+    Variable(
+        "JWT_ISSUER",
+        "jwt_issuer",
+        TEXT,
+        None,
+        "Issuer that tokens must be from; several are separated by commas.",
+        shown_default="not checked",
+    ),
+    Variable(
+        "LITELLM_KEY_ROTATION_ENABLED",
+        "key_rotation_enabled",
+        FLAG,
+        False,
+        "Rotates keys that have `auto_rotate` when they are due.",
+    ),
+    Variable(
+        "LITELLM_KEY_ROTATION_CHECK_INTERVAL_SECONDS",
+        "key_rotation_every_s",
+        whole(1, 31_536_000),
+        86_400,
+        "How often the admins look for keys to rotate.",
+        "s",
+    ),
+    Variable(
+        "LITELLM_KEY_ROTATION_GRACE_PERIOD",
+        "key_rotation_grace",
+        DURATION,
+        "",
+        "How long the old value of a rotated key works on, for example `24h`.",
+        shown_default="not at all",
+    ),
+    Variable(
+        "MERIDIAN_EXPIRED_KEYS_KEEP_DAYS",
+        "expired_keys_keep_days",
+        whole(0, 36_500),
+        None,
+        "Keys that expired so many days ago are moved to the archive.",
+        "days",
+        shown_default="for ever",
+    ),
+    Variable(
+        "MERIDIAN_AUDIT_KEEP_DAYS",
+        "audit_keep_days",
+        whole(1, 36_500),
+        None,
+        "Entries of the audit log that are so many days old are deleted.",
+        "days",
+        shown_default="for ever",
     ),
     # -- limits
     Variable(

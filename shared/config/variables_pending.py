@@ -18,6 +18,7 @@ class PendingVariable:
     weakens: bool = False
 
 
+_ON = ("true", "1", "yes", "on")
 _REDIS = "Redis is not used by this release; limits are shared through Postgres"
 _UI_LOGIN = "the UI login is not part of this release"
 
@@ -34,10 +35,21 @@ PENDING_VARIABLES: tuple[PendingVariable, ...] = (
     PendingVariable("AUTO_REDIRECT_UI_LOGIN_TO_SSO", _UI_LOGIN),
     PendingVariable("EXPERIMENTAL_UI_LOGIN", _UI_LOGIN),
     PendingVariable(
-        "LITELLM_KEY_ROTATION_ENABLED", "keys are not rotated by this release", weakens=True
+        "LITELLM_KEY_ROTATION_LOCK_TTL_SECONDS", "a run of the job is taken for a few seconds", ()
+    ),
+    PendingVariable("LITELLM_STORE_AUDIT_LOGS", "the audit log is always kept", _ON),
+    PendingVariable(
+        "LITELLM_EXPIRED_UI_SESSION_KEY_CLEANUP_ENABLED",
+        "expired keys of UI sessions are always deleted",
+        _ON,
     ),
     PendingVariable(
-        "LITELLM_STORE_AUDIT_LOGS", "there is no audit log in this release", weakens=True
+        "LITELLM_EXPIRED_UI_SESSION_KEY_CLEANUP_INTERVAL_SECONDS",
+        "expired keys of UI sessions are deleted every hour",
+    ),
+    PendingVariable(
+        "LITELLM_EXPIRED_UI_SESSION_KEY_CLEANUP_BATCH_SIZE",
+        "all expired keys of UI sessions are deleted",
     ),
     PendingVariable(
         "PROXY_CONFIG_RELOAD_INTERVAL_SECONDS", "changes are announced, not polled for"

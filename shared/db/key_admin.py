@@ -1,9 +1,10 @@
 """Virtual keys as the management API sees them: whole rows, and the archive of deleted keys.
 
 Rows are plain mappings from column to value, since the API shows every column: money is
-`Decimal`, times are aware UTC, JSON is decoded. `last_active`, `budget` (the linked budget row)
-and `object_permission` (its row) stand beside the columns. Values that the store refuses are
-`InvalidRequest`, naming the field where the refusal does.
+`Decimal`, times are aware UTC, JSON is decoded. `last_active`, `budget` (the linked budget row),
+`object_permission` (its row) and `origin` (the id of the key's counters, see migration 0001) stand
+beside the columns. Values that the store refuses are `InvalidRequest`, naming the field where the
+refusal does.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ _SETTABLE = """
     budget_duration, budget_limits, budget_fallbacks, model_max_budget,
     throttle_on_budget_exceeded, budget_id, end_user_budget_id, rpm_limit, tpm_limit, tpd_limit,
     max_parallel_requests, allowed_routes, allowed_cache_controls, access_group_ids,
-    object_permission_id, auto_rotate, rotation_interval
+    object_permission_id, auto_rotate, rotation_interval, key_rotation_at
 """
 _INSERTED = f"token, key_name, metadata, created_by, updated_by, {_SETTABLE}"
-_STORED = f"""{_INSERTED}, rotation_count, key_rotation_at, last_rotation_at, created_at,
-    updated_at"""
+STORED = f"{_INSERTED}, rotation_count, last_rotation_at, created_at, updated_at"
 _JSON_COLUMNS = (
     "aliases",
     "config",
@@ -46,7 +46,7 @@ _JSON_COLUMNS = (
 )
 
 
-def _qualified(columns: str, table: str) -> str:
+def qualified(columns: str, table: str) -> str:
     return ", ".join(f"{table}.{name.strip()}" for name in columns.split(","))
 
 
@@ -70,23 +70,41 @@ _BESIDE_JOINS = """
     left join budget b on b.budget_id = k.budget_id
     left join object_permission o on o.object_permission_id = k.object_permission_id
 """
-LIVE_KEYS = f"""
-select {_qualified(_STORED, "k")}, a.last_active, {_BESIDE}
-from virtual_key k left join key_activity a on a.token = k.token {_BESIDE_JOINS}
+
+
+def _live(source: str) -> str:
+    return f"""
+select {qualified(STORED, "k")}, a.last_active, coalesce(n.origin, k.token) as origin, {_BESIDE}
+from {source} k left join key_activity a on a.token = k.token
+    left join key_origin n on n.token = k.token {_BESIDE_JOINS}
 """  # noqa: S608 - only constants of this module
+
+
+LIVE_KEYS = _live("virtual_key")
 DELETED_KEYS = f"""
-select {_qualified(_STORED, "k")}, k.spend, k.last_active, k.deleted_at, k.deleted_by,
-    k.deleted_by_api_key, k.litellm_changed_by, {_BESIDE}
+select {qualified(STORED, "k")}, k.spend, k.last_active, k.deleted_at, k.deleted_by,
+    k.deleted_by_api_key, k.litellm_changed_by, k.token as origin, {_BESIDE}
 from deleted_virtual_key k {_BESIDE_JOINS}
 """  # noqa: S608 - only constants of this module
 
 _FIND = f"{LIVE_KEYS} where k.token = $1"
 _FIND_DELETED = f"{DELETED_KEYS} where k.token = $1 order by k.deletion_id desc limit 1"
+_FIND_LOCKED = f"{_FIND} for update of k"
+_FIND_MANY = f"{LIVE_KEYS} where k.token = any($1::text[]) order by k.token"
+_FIND_MANY_LOCKED = f"{_FIND_MANY} for update of k"
+_SUCCESSOR = """
+select active_token from deprecated_virtual_key where token = $1 and revoke_at > clock_timestamp()
+"""
+_WAS_ROTATED = "select exists (select from key_origin where token = $1 or origin = $1)"
+_LOCK_ALIASES = "select pg_advisory_xact_lock(hashtext('virtual_key_alias'))"
 _TOKENS_BY_ALIAS = "select token from virtual_key where key_alias = any($1::text[]) order by token"
 
 _INSERT = f"""
-insert into virtual_key ({_INSERTED})
-select {_INSERTED} from jsonb_populate_record(null::virtual_key, $1::jsonb)
+with made as (
+    insert into virtual_key ({_INSERTED})
+    select {_INSERTED} from jsonb_populate_record(null::virtual_key, $1::jsonb)
+    returning {STORED}
+) {_live("made")}
 """  # noqa: S608 - only constants of this module
 
 # The row as it is fills what the document does not name, in the same statement: two updates of one
@@ -94,7 +112,7 @@ select {_INSERTED} from jsonb_populate_record(null::virtual_key, $1::jsonb)
 _UPDATE = f"""
 update virtual_key k set
     ({_SETTABLE}) = (
-        select {_qualified(_SETTABLE, "n")} from jsonb_populate_record(k, $2::jsonb) n),
+        select {qualified(_SETTABLE, "n")} from jsonb_populate_record(k, $2::jsonb) n),
     metadata = case when $2::jsonb ? 'metadata' then $2::jsonb -> 'metadata' else k.metadata end
         || $3::jsonb,
     updated_at = clock_timestamp(),
@@ -107,16 +125,17 @@ _DELETE = f"""
 with locked as materialized (
     select token from virtual_key where token = any($1::text[]) order by token for update
 ), gone as (
-    delete from virtual_key where token in (select token from locked) returning {_STORED}
+    delete from virtual_key where token in (select token from locked) returning {STORED}
 )
 insert into deleted_virtual_key (
-    {_STORED}, spend, last_active, deleted_by, deleted_by_api_key, litellm_changed_by)
-select {_qualified(_STORED, "g")}, coalesce(s.spend, 0), a.last_active, $2, $3, $4
+    {STORED}, spend, last_active, deleted_by, deleted_by_api_key, litellm_changed_by)
+select {qualified(STORED, "g")}, coalesce(s.spend, 0), a.last_active, $2, $3, $4
 from gone g
 left join key_activity a on a.token = g.token
+left join key_origin n on n.token = g.token
 left join lateral (
     select sum(c.spend) as spend from spend_counter c
-    where c.kind = 'key' and c.id = g.token and c.window_start_s = 0
+    where c.kind = 'key' and c.id = coalesce(n.origin, g.token) and c.window_start_s = 0
 ) s on true
 returning token
 """  # noqa: S608 - only constants of this module
@@ -127,6 +146,10 @@ from unnest($1::text[], $2::bigint[]) as w(id, window_start_s)
 join spend_counter c
     on c.kind = 'key' and c.id = w.id and c.window_start_s = w.window_start_s
 group by c.id
+"""
+_LOCK_SPEND = """
+select spend from spend_counter
+where kind = 'key' and id = $1 and window_start_s = $2 order by shard for update
 """
 _SET_SPEND = """
 insert into spend_counter as c (kind, id, window_start_s, shard, spend)
@@ -146,7 +169,7 @@ select object_permission_id, coalesce(mcp_servers, '{}'), coalesce(mcp_access_gr
 from jsonb_populate_record(null::object_permission, $1::jsonb)
 """
 
-_REFUSALS = {
+REFUSALS: Mapping[str, tuple[str, str]] = {
     "virtual_key_alias": ("key_alias", "is in use by another key"),
     "virtual_key_pkey": ("key", "exists already"),
     "virtual_key_budget_id_fkey": ("budget_id", "names no budget"),
@@ -154,11 +177,21 @@ _REFUSALS = {
 }
 
 
-async def insert_key(connection: Connection, columns: Mapping[str, Any]) -> None:
-    """Adds a key. `columns` holds every settable column, `token`, `key_name`, `metadata` and who
-    made it."""
-    with refusing(_REFUSALS):
-        await connection.execute(_INSERT, _encode(columns))
+async def lock_aliases(connection: Connection) -> None:
+    """To be called by a transaction that gives an alias to a key, before it locks any key.
+
+    One that waits for another's alias may hold what that one waits for; so they come in turn.
+    """
+    await connection.execute(_LOCK_ALIASES)
+
+
+async def insert_key(connection: Connection, columns: Mapping[str, Any]) -> KeyRow:
+    """Adds a key and answers its row. `columns` holds every settable column, `token`, `key_name`,
+    `metadata` and who made it."""
+    with refusing(REFUSALS):
+        row = await connection.fetchrow(_INSERT, _encode(columns))
+    assert row is not None
+    return read_row(row)
 
 
 async def update_key(
@@ -172,7 +205,7 @@ async def update_key(
 
     Whether there is such a key. The row stays locked until the transaction ends.
     """
-    with refusing(_REFUSALS):
+    with refusing(REFUSALS):
         found = await connection.fetchval(
             _UPDATE, token, _encode(columns), _encode(metadata), actor
         )
@@ -187,10 +220,30 @@ async def delete_keys(
     return [row["token"] for row in rows]
 
 
-async def find_key(connection: Connection, token: str) -> KeyRow | None:
-    """A live key."""
-    row = await connection.fetchrow(_FIND, token)
+async def find_key(connection: Connection, token: str, *, lock: bool = False) -> KeyRow | None:
+    """A live key; `lock` keeps others from changing it until the transaction ends."""
+    row = await connection.fetchrow(_FIND_LOCKED if lock else _FIND, token)
     return None if row is None else read_row(row)
+
+
+async def find_keys(
+    connection: Connection, tokens: Iterable[str], *, lock: bool = False
+) -> list[KeyRow]:
+    """Those of some keys that live, in order of their tokens."""
+    query = _FIND_MANY_LOCKED if lock else _FIND_MANY
+    return [read_row(row) for row in await connection.fetch(query, sorted(set(tokens)))]
+
+
+async def find_successor(connection: Connection, token: str) -> str | None:
+    """The key that a rotated one works as, while its grace period runs."""
+    successor: str | None = await connection.fetchval(_SUCCESSOR, token)
+    return successor
+
+
+async def was_rotated(connection: Connection, token: str) -> bool:
+    """Whether a token is or was one of a key that was rotated."""
+    found: bool = await connection.fetchval(_WAS_ROTATED, token)
+    return found
 
 
 async def find_deleted_key(connection: Connection, token: str) -> KeyRow | None:
@@ -207,26 +260,32 @@ async def tokens_by_alias(connection: Connection, aliases: Sequence[str]) -> lis
 async def key_spends(
     connection: Connection, windows: Iterable[tuple[str, int]]
 ) -> dict[str, Decimal]:
-    """USD spent per token in one budget window each (seconds since the epoch, 0 for lifetime).
+    """USD spent per `origin` in one budget window each (seconds since the epoch, 0 for lifetime).
 
-    A token that has spent nothing is absent.
+    One that has spent nothing is absent.
     """
     pairs = list(windows)
-    tokens, starts = [token for token, _ in pairs], [start for _, start in pairs]
-    rows = await connection.fetch(_SPENDS, tokens, starts)
+    origins, starts = [origin for origin, _ in pairs], [start for _, start in pairs]
+    rows = await connection.fetch(_SPENDS, origins, starts)
     return {row["id"]: row["spend"] for row in rows}
 
 
+async def lock_key_spend(connection: Connection, origin: str, window_start_s: int) -> Decimal:
+    """What a window's counter says; nothing is added to it until the transaction ends."""
+    rows = await connection.fetch(_LOCK_SPEND, origin, window_start_s)
+    return sum((row["spend"] for row in rows), Decimal(0))
+
+
 async def set_key_spend(
-    connection: Connection, token: str, window_start_s: int, spend: Decimal
+    connection: Connection, origin: str, window_start_s: int, spend: Decimal
 ) -> None:
     """Makes the counter of a window say that much."""
-    await connection.execute(_SET_SPEND, token, window_start_s, spend)
+    await connection.execute(_SET_SPEND, origin, window_start_s, spend)
 
 
 async def insert_object_permission(connection: Connection, columns: Mapping[str, Any]) -> None:
     """Adds a row of what a key may reach besides models."""
-    with refusing(_REFUSALS):
+    with refusing(REFUSALS):
         await connection.execute(_INSERT_PERMISSION, _encode(columns))
 
 

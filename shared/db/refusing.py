@@ -10,6 +10,22 @@ import asyncpg
 from shared.domain.errors import InvalidRequest, StoreUnavailable
 
 
+class Contended(StoreUnavailable):
+    """Another change was in the way (a deadlock); the whole transaction may be tried again."""
+
+    def __init__(self) -> None:
+        super().__init__("Another change was in the way; try again")
+
+
+@contextmanager
+def contending() -> Iterator[None]:
+    """Turns what ends a transaction for another one's sake into `Contended`."""
+    try:
+        yield
+    except asyncpg.TransactionRollbackError:
+        raise Contended from None
+
+
 @contextmanager
 def refusing(fields: Mapping[str, tuple[str, str]]) -> Iterator[None]:
     """Turns refusals of values into `InvalidRequest`. `fields` maps the name of a constraint to
@@ -25,4 +41,4 @@ def refusing(fields: Mapping[str, tuple[str, str]]) -> Iterator[None]:
     except (asyncpg.DataError, asyncpg.ProgramLimitExceededError):
         raise InvalidRequest("A value cannot be stored", type="bad_request_error") from None
     except asyncpg.TransactionRollbackError:
-        raise StoreUnavailable("Another change was in the way; try again") from None
+        raise Contended from None

@@ -26,6 +26,8 @@ class Deployment:
     `upstream_model` goes into the body sent upstream; `provider` names a provider of
     `shared.providers`. `defaults` are the entry's further parameters, sent where the request
     does not set them. `weight` is for the shuffle; `region` is where the upstream stands.
+    `derived` is for what others make of the deployment once and use for every call: it lives as
+    long as the deployment does and is no part of it.
     """
 
     id: str
@@ -48,3 +50,4 @@ class Deployment:
     drop_params: tuple[str, ...] = ()
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
+    derived: dict[Any, Any] = field(factory=dict, init=False, eq=False, repr=False)

@@ -9,6 +9,7 @@
     │  ├─ RequestTooLarge             413     invalid_request_error
     │  ├─ AuthenticationFailed        401     auth_error | token_not_found_in_db | expired_key
     │  ├─ PermissionDenied            403     key_model_access_denied | auth_error | …
+    │  │  └─ RouteDenied              403     {"detail": str}, on every route
     │  ├─ RateLimited                 429     throttling_error            (retry-after)
     │  └─ BudgetExceeded              422     budget_exceeded             (x-should-retry: false)
     ├─ UpstreamError                  carries deployment id and phase
@@ -117,6 +118,14 @@ class PermissionDenied(RequestError):
 
     status = 403
     type = "auth_error"
+
+
+class RouteDenied(PermissionDenied):
+    """A valid key whose `allowed_routes` do not name the route (management contract §3.0)."""
+
+    def body(self) -> dict[str, Any]:
+        """A plain detail."""
+        return {"detail": self.message}
 
 
 class RateLimited(RequestError):

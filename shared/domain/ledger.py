@@ -1,4 +1,7 @@
-"""The two records of a call: written before its first byte goes upstream, and when it settles."""
+"""The two records of a call: written before its first byte goes upstream, and when it settles.
+
+Made and encoded for every call, hence msgspec's structs: they cost a fifth of other frozen classes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
-from attrs import frozen
+import msgspec
 
 
 class CallStatus(StrEnum):
@@ -18,19 +21,18 @@ class CallStatus(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@frozen
-class BudgetCharge:
+class BudgetCharge(msgspec.Struct, frozen=True, gc=False):
     """A budget window that a call belongs to: that of its admission, wherever the call ends.
 
-    `window_start_s` is seconds since the epoch, 0 for a lifetime budget.
+    `window_start_s` is seconds since the epoch, 0 for a lifetime budget. `scope` is the budget's
+    own where an owner has several (`window_scope`).
     """
 
     scope: str
     window_start_s: int = 0
 
 
-@frozen
-class CallOpened:
+class CallOpened(msgspec.Struct, frozen=True, gc=False):
     """What a successor needs to account for a call whose process died.
 
     Times are seconds since the epoch on the database-corrected clock; `estimate` is USD.
@@ -57,10 +59,10 @@ class CallOpened:
     tags: tuple[str, ...] = ()
     session_id: str | None = None
     requester_ip: str | None = None
+    project_id: str | None = None
 
 
-@frozen
-class CallClosed:
+class CallClosed(msgspec.Struct, frozen=True, gc=False):
     """How it ended. `cost` is USD, durations are seconds, `http_status` what the client got.
 
     `model`, `deployment_id`, `provider`, `api_base` are set when another deployment answered than

@@ -7,10 +7,15 @@ a row and not code (management contract §4.3, §4.5).
 
 from __future__ import annotations
 
+import hashlib
 from decimal import Decimal
 from enum import StrEnum
 
 from attrs import frozen
+
+# Bytes; with kind and period a scope stays within what a journal's record keeps of a text.
+_LONGEST_SCOPE = 190
+_WINDOW_MARK = "\x1f"
 
 
 class Dimension(StrEnum):
@@ -26,12 +31,23 @@ class Level(StrEnum):
     """Whose limit it is, named as in the contract's `x-ratelimit-<level>-…` headers."""
 
     KEY = "api_key"
-    USER = "user"
+    MODEL_PER_KEY = "model_per_key"
+    PROJECT = "project"
+    MODEL_PER_PROJECT = "model_per_project"
     TEAM = "team"
-    MEMBER = "team_member"
+    MODEL_PER_TEAM = "model_per_team"
     ORGANIZATION = "organization"
-    END_USER = "end_user"
+    MODEL_PER_ORGANIZATION = "model_per_organization"
     TAG = "tag"
+    TAG_PER_KEY = "tag_per_key"
+    ACCESS_GROUP = "access_group"
+    USER = "user"
+    MODEL_PER_USER = "model_per_user"
+    MEMBER = "team_member"
+    MODEL_PER_MEMBER = "model_per_team_member"
+    ORGANIZATION_MEMBER = "organization_member"
+    END_USER = "end_user"
+    MODEL_PER_END_USER = "model_per_end_user"
     GLOBAL = "global"
 
 
@@ -57,3 +73,19 @@ class ScopeRef:
     level: Level = Level.KEY
     comparator: Comparator = Comparator.AT
     duration: str | None = None
+
+
+def scope_id(kind: str, owner: str) -> str:
+    """An owner's id in counters. One that is very long, that the database could not hold as text,
+    or that looks like one of several budgets, is known by its digest."""
+    data = owner.encode("utf-8", "surrogatepass")
+    odd = "\x00" in owner or _WINDOW_MARK in owner or data.decode("utf-8", "replace") != owner
+    if odd or len(data) > _LONGEST_SCOPE:
+        owner = f"sha256-{hashlib.sha256(data).hexdigest()}"
+    return f"{kind}:{owner}"
+
+
+def window_scope(scope: str, duration: str) -> str:
+    """The scope of one of several budgets of an owner. What it holds is its own; what is spent is
+    read from the owner's counter of that window (`budget_owner` in 0003_ledger.sql)."""
+    return f"{scope}{_WINDOW_MARK}{duration[:32]}"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
 from attrs import fields, frozen
 
+_OTHERS = frozenset({"tiers", "per_request"})
 
-@frozen
-class Usage:
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one call. `estimated` marks counts of ours where the provider gave none.
 
     `cache_write_1h_tokens` is the part of `cache_write_tokens` that is kept for an hour.
@@ -50,7 +52,8 @@ class Rates:
     """USD per token of each class; `None` falls back to the plain class it refines.
 
     `tiers` are in ascending order of their threshold; the highest one passed prices the whole
-    request, not only what lies above it (LLM contract §7.2).
+    request, not only what lies above it (LLM contract §7.2). `per_request` is USD for each call
+    that costs something.
     """
 
     input: Decimal
@@ -62,9 +65,12 @@ class Rates:
     audio_input: Decimal | None = None
     audio_output: Decimal | None = None
     tiers: tuple[Tier, ...] = ()
+    per_request: Decimal = Decimal(0)
 
     @property
     def free(self) -> bool:
         """Whether no class costs anything; budgets are not checked for such models."""
-        classes = (getattr(self, field.name) for field in fields(Rates) if field.name != "tiers")
+        classes = (
+            getattr(self, field.name) for field in fields(Rates) if field.name not in _OTHERS
+        )
         return not any(classes) and all(tier.rates.free for tier in self.tiers)

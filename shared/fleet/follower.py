@@ -9,7 +9,7 @@ is reloaded. The first reading is such a case too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -17,6 +17,7 @@ from shared.db.feed import Change, FeedPage, read_page
 from shared.db.link import Link
 from shared.domain.clock import Clock
 from shared.domain.errors import StoreUnavailable
+from shared.fleet.reload import Reload
 
 Subscriber = Callable[[tuple[str, ...] | None], None]
 
@@ -32,8 +33,9 @@ class Follower:
 
     `subscribers` maps a kind to a plain call that gets the changed ids, or `None` for all of the
     kind; when it returns, the old objects are out of service. One that raises is called again
-    with `None`, and counted in `subscriber_faults`. `ack` reports the applied version
-    when somebody waits for it. `on_contact` is called with the monotonic time at which the feed
+    with `None`, and counted in `subscriber_faults`. `reloads` are read anew in the background when
+    one of their kinds has changed. `ack` reports the version in force when somebody waits for it.
+    `on_contact` is called with the monotonic time at which the feed
     was last known to be applied to its head.
     """
 
@@ -43,6 +45,7 @@ class Follower:
         clock: Clock,
         subscribers: Mapping[str, Subscriber],
         *,
+        reloads: Sequence[Reload] = (),
         ack: Callable[[int], Awaitable[None]] | None = None,
         on_contact: Callable[[float], None] | None = None,
         poll_s: float = POLL_S,
@@ -55,6 +58,9 @@ class Follower:
         self._link = link
         self._clock = clock
         self._subscribers = dict(subscribers)
+        self._reloads = tuple(reloads)
+        for reload in self._reloads:
+            self._subscribers |= dict.fromkeys(reload.kinds, reload.mark)
         self._ack = ack
         self._on_contact = on_contact
         self._poll_s = poll_s
@@ -74,6 +80,16 @@ class Follower:
         if self.last_applied_mono is None:
             return float("inf")
         return self._clock.mono() - self.last_applied_mono
+
+    @property
+    def in_force(self) -> int:
+        """The version whose changes all hold in this process: the applied one, unless something is
+        still being read anew."""
+        return min((self.applied, *(each.through for each in self._reloads if each.behind)))
+
+    def wake(self) -> None:
+        """More is in force than a moment ago: somebody may wait to hear of it."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Follows until cancelled. No error ends it; each is logged when it starts."""
@@ -156,13 +172,13 @@ class Follower:
             return
         if self._clock.mono() - self._acked_mono < ACK_SPACING_S:
             return
-        version = self.applied
+        version = self.in_force
         self._acked_mono = self._clock.mono()
         await self._ack(version)
         self._acked = version
 
     def _ack_due(self) -> bool:
-        return self._acked < self._ack_wanted <= self.applied
+        return self._acked < self._ack_wanted <= self.in_force
 
     async def _pause(self, *, failing: bool) -> None:
         timeout_s = self._poll_s

@@ -11,9 +11,10 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, date, datetime
+from functools import cache, partial
 from random import Random
 from typing import Any
 
@@ -29,6 +30,8 @@ from shared.db.feed import FEED_CHANNEL, cluster_id
 from shared.db.instances import InstanceFacts
 from shared.db.link import Link
 from shared.db.migrate import SchemaState, check_schema, migrate
+from shared.db.models import MODEL_KINDS, load_stored
+from shared.db.subjects import load_subjects, subject_names
 from shared.domain.capabilities import Binary, Capabilities, decide
 from shared.domain.clock import Clock
 from shared.domain.errors import ConfigError, StoreUnavailable
@@ -37,17 +40,26 @@ from shared.domain.keys import hash_key
 from shared.fleet.follower import Follower
 from shared.fleet.heartbeat import Heartbeat, Identity
 from shared.fleet.housekeeping import keep_house
+from shared.fleet.reload import Reload
 from shared.gateway.drain import Drain
 from shared.gateway.gauges import Gauges
+from shared.gateway.live_models import LiveModels
 from shared.gateway.meters import Meters
-from shared.gateway.runtime import Deployments, Limits, Retries, Runtime
+from shared.gateway.rules import CallRules, limit_policy
+from shared.gateway.runtime import Deployments, Limits, Runtime
+from shared.keys.bearers import Bearers
 from shared.keys.cache import KeyCache
+from shared.keys.changes import together
+from shared.keys.jwt_start import open_bearers
+from shared.keys.presented import LONGEST_KEY, LONGEST_TOKEN
+from shared.keys.subjects import SubjectCache
 from shared.limits.leases import Leases
 from shared.limits.settings import LimitSettings, OutageBudgets, OutageLimits
 from shared.limits.windows import parse_reset_time, zone
 from shared.providers.prices.overrides import PriceOverrides
 from shared.providers.prices.table import PriceTable
-from shared.routing.catalog import Catalog
+from shared.routing.whole import Wholes
+from shared.secrets.sealing import Sealer
 from shared.spend.adoption import Adopter
 from shared.spend.flusher import Flusher
 from shared.spend.journal import Journal
@@ -88,6 +100,16 @@ class Start:
         """The master key's stored form."""
         return None if self.master_key is None else hash_key(self.master_key.reveal())
 
+    def sealer(self) -> Sealer:
+        """What seals and opens secrets at rest. Raises `ConfigError` if there is no key for it."""
+        key = self.settings.salt_key or self.master_key
+        if key is None:
+            raise ConfigError(
+                "environment: LITELLM_SALT_KEY: is needed for the secrets in the database, since "
+                "there is no master key either; set it."
+            )
+        return Sealer(key)
+
 
 @define
 class _Links:
@@ -111,8 +133,8 @@ class _Links:
         return float("inf") if self.follower is None else self.follower.staleness_s
 
     @property
-    def applied(self) -> int:
-        return 0 if self.follower is None else self.follower.applied
+    def in_force(self) -> int:
+        return 0 if self.follower is None else self.follower.in_force
 
 
 @frozen(eq=False)
@@ -124,7 +146,10 @@ class _Fleet:
     heartbeat: Heartbeat
     follower: Follower
     keys: KeyCache
+    bearers: Bearers | None
+    rules: CallRules
     leases: Leases
+    models: LiveModels
 
 
 @frozen(eq=False)
@@ -153,18 +178,19 @@ async def open_runtime(start: Start) -> AsyncIterator[Runtime]:
     Raises `ConfigError` for what an operator must change, among it a database that does not
     answer at start.
     """
-    catalog = _catalog(start)
+    clock = Clock()
+    listen = _listen_link(start)
+    models = _models(start, clock, listen)
     schema = await _ready_schema(start)
     async with AsyncExitStack() as stack:
-        links = await _open_links(start, stack)
-        clock = Clock()
+        links = await _open_links(start, listen, stack)
         heartbeat = await _open_heartbeat(start, links, clock, schema, stack)
         tasks = _Tasks(stack)
         ledger = await _open_ledger(start, links, clock, heartbeat, stack, tasks)
-        fleet = await _join_fleet(start, links, clock, heartbeat, stack, tasks)
+        fleet = await _join_fleet(start, links, clock, heartbeat, models, stack, tasks)
         outlets = await _open_outlets(start, heartbeat.id, stack)
         gauges = _gauges(fleet, ledger, outlets)
-        yield _runtime(start, catalog, fleet, ledger, outlets, gauges)
+        yield _runtime(start, fleet, ledger, outlets, gauges)
         await ledger.flusher.drain(_FLUSH_AT_END_S)
         # What was posted last; counters outlive the process.
         gauges.read()
@@ -182,6 +208,7 @@ def _gauges(fleet: _Fleet, ledger: _Ledger, outlets: _Outlets) -> Gauges:
         fleet.leases.tally,
         outlets.pool,
         fleet.links.all,
+        fleet.models,
     )
     # Siblings on this machine are scraped through us, so every process keeps its own up to date.
     fleet.heartbeat.on_beat(lambda *_: gauges.read())
@@ -190,13 +217,12 @@ def _gauges(fleet: _Fleet, ledger: _Ledger, outlets: _Outlets) -> Gauges:
 
 def _runtime(
     start: Start,
-    catalog: Catalog,
     fleet: _Fleet,
     ledger: _Ledger,
     outlets: _Outlets,
     gauges: Gauges,
 ) -> Runtime:
-    settings, general = start.settings, start.config.general
+    settings, general = start.settings, fleet.models.config.general
     loop = asyncio.get_running_loop()
     identity = f"x-litellm-version: {version()}\r\n"
     pool = outlets.pool
@@ -210,9 +236,6 @@ def _runtime(
         log_level=settings.log_level,
         master_token=start.master_token,
         key_header=general.litellm_key_header_name,
-        forced_model=general.completion_model,
-        metrics_need_key=start.config.litellm.require_auth_for_metrics_endpoint,
-        public_readiness_details=general.allow_public_health_readiness_details,
         identity=identity,
         clock=fleet.clock,
         ids=CallIds(fleet.clock),
@@ -222,13 +245,15 @@ def _runtime(
             settings.client_timeout_s,
             stale_limit_s=settings.stale_limit_s,
         ),
-        retries=Retries(start.config.num_retries, start.config.router.retry_after),
-        catalog=catalog,
+        models=fleet.models,
         deployments=Deployments(
             usage_in_streams=general.always_include_stream_usage is not False, identity=identity
         ),
         always_usage=bool(general.always_include_stream_usage),
         keys=fleet.keys,
+        bearers=fleet.bearers,
+        longest_key=LONGEST_KEY if fleet.bearers is None else LONGEST_TOKEN,
+        rules=fleet.rules,
         leases=fleet.leases,
         journal=ledger.journal,
         upstreams={"http": pool, "https": pool, "demo": DemoUpstream(loop, outlets.timers)},
@@ -274,7 +299,8 @@ def _report(task: asyncio.Task[None]) -> None:
         _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
 
 
-def _catalog(start: Start) -> Catalog:
+def _models(start: Start, clock: Clock, link: Link) -> LiveModels:
+    """The file's models; those stored are taken over once the database is there."""
     file = start.settings.prices_file
     overrides = None if file is None else PriceOverrides.read(file)
     today: date = datetime.now(UTC).date()
@@ -284,12 +310,14 @@ def _catalog(start: Start) -> Catalog:
         entry = prices.rates(provider, model)
         return None if entry is None else entry.rates
 
-    catalog = Catalog.build(start.config, rates)
+    wholes = Wholes(start.config, rates, cache(start.sealer))
+    stored = partial(load_stored, link) if start.settings.store_model_in_db else None
+    models = LiveModels(wholes, clock, stored)
     for name in overrides.unused if overrides is not None else ():
         _log.warning("setting", notice=f"MERIDIAN_PRICES_FILE: no model uses the price of {name}")
-    for notice in catalog.notices:
+    for notice in models.catalog.notices:
         _log.warning("setting", notice=str(notice))
-    return catalog
+    return models
 
 
 async def _ready_schema(start: Start) -> SchemaState:
@@ -318,10 +346,15 @@ async def _ready_schema(start: Start) -> SchemaState:
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
-async def _open_links(start: Start, stack: AsyncExitStack) -> _Links:
+def _listen_link(start: Start) -> Link:
+    name = f"meridian-{start.binary}-listen"
+    return Link("listen", start.direct_dsn, application_name=name, listen=(FEED_CHANNEL,))
+
+
+async def _open_links(start: Start, listen: Link, stack: AsyncExitStack) -> _Links:
     name = f"meridian-{start.binary}"
     links = _Links(
-        Link("listen", start.direct_dsn, application_name=f"{name}-listen", listen=(FEED_CHANNEL,)),
+        listen,
         Link("ask", start.dsn, application_name=f"{name}-ask"),
         Link("bulk", start.dsn, application_name=f"{name}-bulk", statement_timeout_s=30.0),
     )
@@ -345,7 +378,7 @@ async def _open_heartbeat(
         schema_version=schema.version,
         capabilities=start.capabilities.held(),
     )
-    heartbeat = Heartbeat(links.listen, clock, identity, facts, applied=lambda: links.applied)
+    heartbeat = Heartbeat(links.listen, clock, identity, facts, applied=lambda: links.in_force)
     stack.push_async_callback(heartbeat.stop)
     end = clock.mono() + _DATABASE_AT_START_S
     while True:
@@ -400,24 +433,38 @@ async def _join_fleet(
     links: _Links,
     clock: Clock,
     heartbeat: Heartbeat,
+    models: LiveModels,
     stack: AsyncExitStack,
     tasks: _Tasks,
 ) -> _Fleet:
-    """Keys and limits, with the feed applied to its head and this process counted in."""
+    """Keys, models and limits, with the feed applied to its head and this process counted in."""
     asker = Asker(links.ask)
     stack.push_async_callback(asker.close)
-    keys = KeyCache(asker.principals, clock, stale_limit_s=start.settings.stale_limit_s)
+    policy = limit_policy(models.config)
+    keys = KeyCache(asker.principals, clock, policy, stale_limit_s=start.settings.stale_limit_s)
     stack.push_async_callback(keys.close)
+    subjects = SubjectCache(partial(load_subjects, links.ask), partial(subject_names, links.ask))
+    stack.push_async_callback(subjects.close)
+    rules = CallRules(subjects, policy, clock)
+    bearers = open_bearers(start.settings, models.config.general, clock, links.ask, policy)
+    callers: list[KeyCache | Bearers] = [keys]
+    if bearers is not None:
+        callers.append(bearers)
+        stack.push_async_callback(bearers.close)
+    models.on_config(partial(_prepared_policy, (*callers, rules)))
+    reload = Reload("models", MODEL_KINDS, models.take_over)
     links.follower = follower = Follower(
         links.listen,
         clock,
-        keys.subscribers(),
+        together(*(each.subscribers() for each in callers), subjects.subscribers()),
+        reloads=(reload,),
         ack=heartbeat.acknowledge,
-        on_contact=keys.contact,
+        on_contact=partial(_contact, callers),
     )
     await follower.catch_up()
+    await _first_models(reload, follower)
     leases = Leases(
-        asker, clock, _limit_settings(start), instance=heartbeat.id, boot=heartbeat.boot
+        asker, clock, _limit_settings(start, models), instance=heartbeat.id, boot=heartbeat.boot
     )
     stack.push_async_callback(leases.close)
     heartbeat.on_beat(leases.observe_fleet)
@@ -425,7 +472,37 @@ async def _join_fleet(
     await heartbeat.beat()
     tasks.start(heartbeat.run(), "heartbeat")
     tasks.start(follower.run(), "feed")
-    return _Fleet(clock, links, heartbeat, follower, keys, leases)
+    tasks.start(reload.run(lambda: follower.applied, follower.wake), "models")
+    return _Fleet(clock, links, heartbeat, follower, keys, bearers, rules, leases, models)
+
+
+def _contact(callers: Sequence[KeyCache | Bearers], mono: float) -> None:
+    for each in callers:
+        each.contact(mono)
+
+
+def _prepared_policy(
+    obeying: Sequence[KeyCache | Bearers | CallRules], config: GatewayConfig
+) -> Callable[[], None]:
+    policy = limit_policy(config)
+
+    def put() -> None:
+        for each in obeying:
+            each.obey(policy)
+
+    return put
+
+
+async def _first_models(reload: Reload, follower: Follower) -> None:
+    """The stored models before the first request, or no start."""
+    end = asyncio.get_running_loop().time() + _DATABASE_AT_START_S
+    while True:
+        try:
+            return await reload.once(lambda: follower.applied)
+        except StoreUnavailable as error:
+            if asyncio.get_running_loop().time() > end:
+                raise ConfigError(f"The database does not answer: {error.message}") from None
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 async def _open_outlets(start: Start, instance: str, stack: AsyncExitStack) -> _Outlets:
@@ -444,12 +521,12 @@ async def _open_outlets(start: Start, instance: str, stack: AsyncExitStack) -> _
     return _Outlets(timers, pool, metrics, Meters(metrics, log))
 
 
-def _limit_settings(start: Start) -> LimitSettings:
-    settings, litellm = start.settings, start.config.litellm
+def _limit_settings(start: Start, models: LiveModels) -> LimitSettings:
+    settings, litellm = start.settings, models.config.litellm
     return LimitSettings(
         window_s=settings.rate_window_s,
         strict=settings.limit_mode == "strict",
-        budget_status=litellm.budget_exceeded_status_code,
+        budget_status=lambda: models.config.litellm.budget_exceeded_status_code,
         outage_limits=OutageLimits(settings.outage_limits),
         outage_budgets=OutageBudgets(settings.outage_budget),
         zone=zone(litellm.timezone),

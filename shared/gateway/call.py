@@ -12,6 +12,7 @@ from shared.domain.deployments import Deployment
 from shared.domain.errors import GatewayError
 from shared.domain.keys import Principal
 from shared.domain.ledger import CallStatus
+from shared.domain.limits import ScopeRef
 from shared.domain.usage import Usage
 from shared.gateway.exchange import Exchange
 from shared.gateway.route import Route
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 class Call:
     """Filled step by step; times are seconds on the monotonic clock unless they say epoch.
 
-    `tail` holds the last bytes for the client, which go out after the ledger has the call.
+    `others` is who else the caller may be, in order, should the principal lack the model: a token
+    may name several teams. `tail` holds the last bytes for the client, which go out after the
+    ledger has the call.
     """
 
     x: Exchange
@@ -43,11 +46,14 @@ class Call:
     # accept
     body: bytes = b""
     envelope: Envelope = field(default=None)
+    stream: bool = False
     end_user: str | None = None
     tags: tuple[str, ...] = ()
 
     # authenticate, admit
     principal: Principal = field(default=None)
+    others: tuple[Principal, ...] = ()
+    scopes: tuple[ScopeRef, ...] | None = None
     token: str = ""
     model_name: str = ""
     group: ModelGroup = field(default=None)
@@ -74,8 +80,3 @@ class Call:
     first_byte_s: float = 0.0
     upstream_end_s: float = 0.0
     tail: bytes = b""
-
-    @property
-    def stream(self) -> bool:
-        """Whether the client asked for a stream."""
-        return self.envelope is not None and bool(self.envelope.stream)

@@ -36,6 +36,7 @@ class RequestMetadata(msgspec.Struct, gc=False):
     """Gateway members of `metadata`. The object is the client's own, so any type may stand here."""
 
     tags: Any = None
+    user: Any = None
     user_id: Any = None
     session_id: Any = None
 
@@ -86,22 +87,28 @@ class Envelope(msgspec.Struct, gc=False):
         return tuple(found)
 
 
-class _Chat(Envelope, gc=False, kw_only=True):
+class ChatRequest(Envelope, gc=False, kw_only=True):
+    """The body of a chat completion."""
+
     messages: list[msgspec.Raw]
 
 
-class _Completion(Envelope, gc=False, kw_only=True):
+class CompletionRequest(Envelope, gc=False, kw_only=True):
+    """The body of a completion."""
+
     prompt: str | list[msgspec.Raw]
 
 
-class _Embedding(Envelope, gc=False, kw_only=True):
+class EmbeddingRequest(Envelope, gc=False, kw_only=True):
+    """The body of an embedding."""
+
     input: str | list[msgspec.Raw]
 
 
 _DECODERS: Mapping[EndpointKind, msgspec.json.Decoder[Any]] = {
-    EndpointKind.CHAT: msgspec.json.Decoder(_Chat),
-    EndpointKind.COMPLETION: msgspec.json.Decoder(_Completion),
-    EndpointKind.EMBEDDING: msgspec.json.Decoder(_Embedding),
+    EndpointKind.CHAT: msgspec.json.Decoder(ChatRequest),
+    EndpointKind.COMPLETION: msgspec.json.Decoder(CompletionRequest),
+    EndpointKind.EMBEDDING: msgspec.json.Decoder(EmbeddingRequest),
 }
 _RAW_BODY = msgspec.json.Decoder(RawBody)
 
@@ -134,12 +141,17 @@ def read_envelope(kind: EndpointKind, body: bytes) -> Envelope:
 def read_members(body: bytes) -> RawBody:
     """The top-level members as raw bytes, in order; of duplicates the last one counts."""
     members = _RAW_BODY.decode(body)
+    if not _REFUSED.isdisjoint(members) or b"mock_testing_" in body or b"\\u" in body:
+        _refuse(members)
+    return members
+
+
+def _refuse(members: RawBody) -> None:
     for name in members:
         if name in _REFUSED or name.startswith("mock_testing_"):
             raise InvalidRequest(
                 f"`{name}` may not be set by a client of this gateway.", param=name
             )
-    return members
 
 
 def _invalid(message: str) -> InvalidRequest:

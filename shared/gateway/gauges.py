@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from shared.fleet.follower import Follower
 from shared.gateway.drain import Drain
+from shared.gateway.live_models import LiveModels
 from shared.keys.cache import KeyCache
 from shared.limits.tally import Tally
 from shared.spend.batches import FlushStats
@@ -44,6 +45,7 @@ class Gauges:
     limits: Tally
     pool: HttpPool
     links: tuple[LinkState, ...]
+    models: LiveModels
     _told: dict[tuple[str, ...], int] = field(factory=dict, init=False)
 
     def read(self) -> None:
@@ -52,8 +54,9 @@ class Gauges:
         gauge(catalogue.IN_FLIGHT).set(self.drain.in_flight)
         gauge(catalogue.JOURNAL_PENDING).set(self.journal.bytes_pending)
         gauge(catalogue.JOURNAL_AGE).set(self.flusher.oldest_unposted_s)
-        gauge(catalogue.FEED_VERSION).set(self.follower.applied)
+        gauge(catalogue.FEED_VERSION).set(self.follower.in_force)
         gauge(catalogue.FEED_LAG).set(min(self.follower.staleness_s, _FOREVER_S))
+        gauge(catalogue.MODELS_BEHIND).set(self.models.behind_s)
         gauge(catalogue.KEY_CACHE_ENTRIES, "key").set(len(self.keys))
         for link in self.links:
             gauge(catalogue.DATABASE_UP, link.name).set(int(link.up))
@@ -82,6 +85,7 @@ class Gauges:
             "connections": {link.name: link.up for link in self.links},
             "feed": {
                 "applied": self.follower.applied,
+                "in_force": self.follower.in_force,
                 "head": self.follower.head,
                 "staleness_s": round(min(self.follower.staleness_s, _FOREVER_S), 3),
             },
@@ -92,5 +96,6 @@ class Gauges:
                 "rows_posted": self.flusher.stats.rows,
                 "rows_rejected": self.flusher.stats.rejected,
             },
+            "models": self.models.details(),
             "key_cache": {"keys": len(self.keys)},
         }

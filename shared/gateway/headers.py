@@ -50,18 +50,20 @@ def reply_head(call: Call, reply: Reply, rt: Runtime) -> str:
     assert deployment is not None
     duration_ms = (rt.clock.mono() - call.started_s) * 1000
     overhead_ms = duration_ms - (call.first_byte_s - call.sent_s) * 1000
+    if overhead_ms < 0:
+        overhead_ms = 0.0
     head = (
         f"x-litellm-call-id: {call.id_text}\r\n"
         f"{rt.deployments.head(deployment, call.group.name)}"
         f"x-litellm-response-duration-ms: {duration_ms:.3f}\r\n"
-        f"x-litellm-overhead-duration-ms: {max(overhead_ms, 0.0):.3f}\r\n"
+        f"x-litellm-overhead-duration-ms: {overhead_ms:.3f}\r\n"
         f"x-litellm-attempted-retries: {call.attempts - 1}\r\n"
         f"x-litellm-max-retries: {call.max_retries}\r\n"
         "x-litellm-attempted-fallbacks: 0\r\n"
     )
     if call.cost is not None:
         head += f"x-litellm-response-cost: {call.cost:f}\r\n"
-    if call.principal.scopes:
+    if call.scopes:
         head += _limits_head(key)
         if call.reservation is not None:
             head += call.reservation.head()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+import msgspec
 
 from shared.domain.deployments import Deployment
 from shared.domain.errors import NoDeploymentAvailable
@@ -27,8 +27,7 @@ _LONGEST_PAUSE_S = 8.0
 _JITTER_S = 0.75
 
 
-@frozen
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try at one deployment. `alone`: no other one is left to try next."""
 
     deployment: Deployment
@@ -84,7 +83,7 @@ def _retries(call: Call, rt: Runtime) -> int:
             own = deployment.num_retries
             if own is not None and (asked is None or own > asked):
                 asked = own
-    return rt.retries.num_retries if asked is None else min(asked, rt.limits.max_retries)
+    return rt.config.num_retries if asked is None else min(asked, rt.limits.max_retries)
 
 
 def wait_after(attempt: Attempt, asked_s: float | None, rt: Runtime) -> float:
@@ -97,4 +96,4 @@ def wait_after(attempt: Attempt, asked_s: float | None, rt: Runtime) -> float:
     pause_s = asked_s
     if pause_s is None:
         pause_s = min(_FIRST_PAUSE_S * 2.0**attempt.number, _LONGEST_PAUSE_S)
-    return max(pause_s, rt.retries.retry_after_s) + rt.random.random() * _JITTER_S
+    return max(pause_s, rt.config.router.retry_after) + rt.random.random() * _JITTER_S

@@ -17,6 +17,7 @@ from attrs import frozen
 from shared.domain.capabilities import Capabilities, RouteClass
 from shared.domain.errors import NotSupported
 from shared.gateway import route_table
+from shared.gateway.unserved import reason_for
 
 _NOT_FOUND = "Not Found"
 
@@ -260,7 +261,11 @@ def _unescape(path: str) -> str:
 def _not_supported(
     segments: tuple[str, ...], route_class: RouteClass
 ) -> tuple[int, dict[str, Any]]:
-    error = NotSupported(f"/{'/'.join(segments)} is not supported in this release")
+    path = f"/{'/'.join(segments)}"
+    reason = reason_for(path) if route_class is RouteClass.MANAGEMENT else None
+    error = NotSupported(
+        f"{path} is not supported in this release" + (f": {reason}" if reason else "")
+    )
     body: dict[str, Any] = error.body()
     if route_class in {RouteClass.HEALTH, RouteClass.PUBLIC}:
         body = {"detail": error.message}

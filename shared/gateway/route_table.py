@@ -208,11 +208,11 @@ MANAGEMENT = """
 /vantage delete dry-run export init settings
 /vector_store delete info new update
 . /active/callbacks /adaptive_router/state /add/allowed_ip /alerting/settings
-    /cost_optimization/prompt_caching/requests /delete/allowed_ip /enabled
+    /cost_optimization/prompt_caching/requests /delete/allowed_ip /docs /enabled
     /gateway/daily/activity /gateway/errors/activity /lazy/warm/{name} /log-event /login
     /managed/settings /management/v1/budgets /memory-usage /memory-usage-in-mem-cache
     /memory-usage-in-mem-cache-items [/v1]/model/deprecations /model_group/make_public
-    /model_hub/update_useful_links /otel-spans /plugin-proxy/{plugin_name}/{path*}
+    /model_hub/update_useful_links /openapi.json /otel-spans /plugin-proxy/{plugin_name}/{path*}
     /provider/budgets /session/logout /settings /upload/logo /v1/a2a/discover /v1/indexes
     /v1/rust_control_plane/logs /v2/guardrails/list /v2/key/info /v2/login /v2/model/info
     /v2/organization/{organization_id} /v2/team/list /v2/user/info
@@ -239,8 +239,8 @@ PUBLIC = """
 /public/model_hub . info
 /public/providers . fields
 /public/v1 model_hub model_hub/{facet}
-. / /claude_code_gateway/v1/models /docs /favicon.ico /litellm/.well-known/litellm-ui-config
-    [/v1]/model/info /model_group/info /openapi.json /public/agent_hub /public/agents/fields
+. / /claude_code_gateway/v1/models /favicon.ico /litellm/.well-known/litellm-ui-config
+    [/v1]/model/info /model_group/info /public/agent_hub /public/agents/fields
     /public/autorouter_presets /public/endpoints /public/litellm_blog_posts
     /public/litellm_model_cost_map /public/mcp_hub /public/skill_hub /redoc /robots.txt /routes
     /test /v1/mcp/registry.json

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from shared.config.gateway_config import GatewayConfig
 from shared.domain.capabilities import Binary, Capabilities
 from shared.domain.clock import Clock
 from shared.domain.deployments import Deployment
@@ -17,8 +18,12 @@ from shared.domain.requests import EndpointKind, Origin
 from shared.gateway.drain import Drain
 from shared.gateway.headers import deployment_head
 from shared.gateway.hooks import Guard, ReplyCache
+from shared.gateway.live_models import LiveModels
 from shared.gateway.meters import Meters
+from shared.gateway.rules import CallRules
+from shared.keys.bearers import Bearers
 from shared.keys.cache import KeyCache
+from shared.keys.presented import LONGEST_KEY
 from shared.limits.leases import Leases
 from shared.providers.heads import request_head
 from shared.providers.openai_compatible import param_rules
@@ -29,7 +34,8 @@ from shared.spend.journal import Journal
 from shared.upstream.base import Upstream
 from shared.upstream.timers import TimerWheel
 
-_MOST_HEADS = 10_000
+# Names under which a deployment may have been called: those of its group, as a rule one.
+_MOST_DERIVED = 100
 
 
 @frozen
@@ -42,14 +48,6 @@ class Limits:
     max_event_bytes: int = 16 * 1024 * 1024
     max_retries: int = 10
     stale_limit_s: float = 900.0
-
-
-@frozen
-class Retries:
-    """The router's defaults (LLM contract §4.3)."""
-
-    num_retries: int = 2
-    retry_after_s: float = 0.0
 
 
 class StoreState(Protocol):
@@ -77,48 +75,49 @@ class Target:
 
 
 class Deployments:
-    """What is derived from a deployment once and used by every call: targets, prices, headers."""
+    """What is derived from a deployment once and used by every call: targets, prices, headers.
 
-    __slots__ = ("_heads", "_identity", "_prices", "_targets", "_usage_in_streams")
+    It is kept with the deployment itself, so it goes when the deployment does, and a call in
+    flight has what it was planned with.
+    """
+
+    __slots__ = ("_identity", "_usage_in_streams")
 
     def __init__(self, *, usage_in_streams: bool, identity: str) -> None:
         self._usage_in_streams = usage_in_streams
         self._identity = identity
-        self._heads: dict[tuple[str, str], str] = {}
-        self._targets: dict[tuple[str, EndpointKind], Target] = {}
-        self._prices: dict[str, PriceEntry | None] = {}
 
     def head(self, deployment: Deployment, group: str) -> str:
         """The lines that go out with every reply; `group` may be a name of the client's."""
-        key = (deployment.id, group)
-        head = self._heads.get(key)
+        derived = deployment.derived
+        head: str | None = derived.get(group)
         if head is None:
-            if len(self._heads) >= _MOST_HEADS:
-                self._heads.clear()
-            head = self._heads[key] = deployment_head(deployment, group, self._identity)
+            if len(derived) >= _MOST_DERIVED:
+                derived.clear()
+            head = derived[group] = deployment_head(deployment, group, self._identity)
         return head
 
     def target(self, deployment: Deployment, kind: EndpointKind) -> Target:
         """The target; raises `NotSupported` when the provider lacks the endpoint."""
-        key = (deployment.id, kind)
-        target = self._targets.get(key)
+        target: Target | None = deployment.derived.get((Target, kind))
         if target is None:
             origin, head = request_head(deployment, kind)
             provider = PROVIDERS[deployment.provider]
             asks = self._usage_in_streams and provider.supports_stream_usage
             rules = param_rules(provider, deployment.upstream_model)
-            target = self._targets[key] = Target(origin, head, asks, rules.renamed)
+            target = Target(origin, head, asks, rules.renamed)
+            deployment.derived[Target, kind] = target
         return target
 
     def price(self, deployment: Deployment) -> PriceEntry | None:
         """The deployment's price in its quick form; `None` when it is not known."""
         try:
-            return self._prices[deployment.id]
+            price: PriceEntry | None = deployment.derived[PriceEntry]
         except KeyError:
             rates = deployment.rates
-            entry = None if rates is None else PriceEntry(rates, "deployment")
-            self._prices[deployment.id] = entry
-            return entry
+            price = None if rates is None else PriceEntry(rates, "deployment")
+            deployment.derived[PriceEntry] = price
+        return price
 
 
 @frozen(eq=False)
@@ -127,6 +126,7 @@ class Runtime:
 
     `master_token` is the master key's hash, `None` when every caller is let in. `version` is the
     product's, `identity` the header lines that go out with every answer of an LLM route.
+    `bearers` let tokens in, where the operator does; `longest_key` bounds what may be presented.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -138,19 +138,16 @@ class Runtime:
     log_level: str
     master_token: str | None
     key_header: str | None
-    forced_model: str | None
     always_usage: bool
-    metrics_need_key: bool
-    public_readiness_details: bool
     identity: str
     clock: Clock
     ids: CallIds
     random: Random
     limits: Limits
-    retries: Retries
-    catalog: Catalog
+    models: LiveModels
     deployments: Deployments
     keys: KeyCache
+    rules: CallRules
     leases: Leases
     journal: Journal
     upstreams: Mapping[str, Upstream]
@@ -162,3 +159,15 @@ class Runtime:
     details: Callable[[], dict[str, Any]]
     guards: tuple[Guard, ...] = ()
     cache: ReplyCache | None = None
+    bearers: Bearers | None = None
+    longest_key: int = LONGEST_KEY
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models in force now; another object after every change of them."""
+        return self.models.catalog
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The configuration in force now; another object after every change of a setting."""
+        return self.models.config

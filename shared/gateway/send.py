@@ -86,7 +86,7 @@ def _record(call: Call, deployment: Deployment, rt: Runtime) -> CallOpened:
         key_alias=key.key_alias,
         user_id=key.user_id,
         team_id=key.team_id,
-        organization_id=key.organization_id,
+        organization_id=call.principal.owners.organization_id,
         end_user=call.end_user,
         api_base=deployment.api_base,
         stream=call.stream,
@@ -95,6 +95,7 @@ def _record(call: Call, deployment: Deployment, rt: Runtime) -> CallOpened:
         tags=call.tags,
         session_id=_session_id(call),
         requester_ip=call.x.head.peer or None,
+        project_id=key.project_id,
     )
 
 

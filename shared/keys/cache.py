@@ -1,4 +1,4 @@
-"""Keys, users, teams and budgets as this process knows them.
+"""Keys and their owners as this process knows them.
 
 The store is the truth, this is a copy that is only ever dropped and read anew, never written
 back. Three rules keep a revoked key from coming back:
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, Final, Literal
@@ -28,18 +28,19 @@ from attrs import define
 
 from shared.db.keys import LoadedKey, LoadedPrincipals, decode_principals
 from shared.domain.clock import Clock
-from shared.domain.errors import GatewayError, Overloaded, StoreUnavailable
-from shared.domain.keys import Budget, Principal, Team, User, VirtualKey
+from shared.domain.errors import GatewayError, StoreUnavailable
+from shared.domain.keys import OwnerKind, Principal, VirtualKey, owners_of
 from shared.keys.changes import Changes
-from shared.keys.owners import OwnerMap, OwnerSlot
-from shared.keys.principal import Owners, build_principal
+from shared.keys.flights import Flights
+from shared.keys.levels import NO_POLICY, Policy
+from shared.keys.owners import LiveOwners, OwnerMap, OwnerSlot, ReadOwners
+from shared.keys.principal import build_principal
 
 Load = Callable[[Sequence[str]], Awaitable[bytes]]
 
 # A dropped object that was used this recently is read again at once.
 _HOT_S = 60.0
 _MAX_REFETCHES = 1000
-_BATCH = 256
 # A lookup that is overtaken by changes this often is given up.
 _MAX_READS = 16
 
@@ -54,17 +55,19 @@ class Missing(Enum):
 
 MISSING: Final = Missing.MISSING
 
-_Slots = tuple[OwnerSlot[User] | None, OwnerSlot[Team] | None, OwnerSlot[Budget] | None]
+_Slots = tuple[OwnerSlot, ...]
 
 
 @define(eq=False)
 class _Entry:
-    """A key in the cache. `generation` is that of the owners it was last compared with."""
+    """A key in the cache. `generation` is that of the owners it was last compared with; its
+    limits hold until `until_mono`."""
 
     key: VirtualKey
     slots: _Slots
     principal: Principal
     generation: int
+    until_mono: float
     used_mono: float = float("-inf")
 
 
@@ -74,13 +77,14 @@ class KeyCache:
     `get` is a plain call for the hot path, `find` waits for the store. At most `capacity` keys are
     held, those not used for longest going first; `max_waiting` tokens may wait to be read, further
     ones are `Overloaded`. Tokens that the store does not know are remembered for
-    `absent_ttl_s`, or until the feed names them.
+    `absent_ttl_s`, or until the feed names them. `policy` is what the operator says of limits.
     """
 
     def __init__(
         self,
         load: Load,
         clock: Clock,
+        policy: Policy = NO_POLICY,
         *,
         capacity: int = 50_000,
         stale_limit_s: float = 900.0,
@@ -90,22 +94,18 @@ class KeyCache:
     ) -> None:
         self._load = load
         self._clock = clock
+        self._policy = policy
         self._capacity = capacity
         self._stale_limit_s = stale_limit_s
         self._absent_ttl_s = absent_ttl_s
         self._absent_capacity = absent_capacity
-        self._max_waiting = max_waiting
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the last used ones last
-        self._users: OwnerMap[User] = OwnerMap()
-        self._teams: OwnerMap[Team] = OwnerMap()
-        self._budgets: OwnerMap[Budget] = OwnerMap()
+        self._owners = {kind: OwnerMap(kind) for kind in OwnerKind}
         self._generation = 0
         self._aliases: dict[str, tuple[str, float]] = {}
         self._absent: dict[str, float] = {}
         self._fresh_until = clock.mono() + stale_limit_s
-        self._flights: dict[str, asyncio.Future[str | None]] = {}
-        self._queue: deque[str] = deque()
-        self._loader: asyncio.Task[None] | None = None
+        self._flights: Flights[str] = Flights(self._read, max_waiting, "The key cache is closed.")
         self._changes: Changes | None = None
         self._hits = self._misses = self._unknown = 0
 
@@ -146,6 +146,13 @@ class KeyCache:
                 return found
         raise StoreUnavailable("The key is being changed too often to be read.")
 
+    def obey(self, policy: Policy) -> None:
+        """From now on the operator says this of limits. Known keys stay, and get their limits anew
+        when they are used next."""
+        self._policy = policy
+        for entry in self._entries.values():
+            entry.until_mono = float("-inf")
+
     def contact(self, mono: float) -> None:
         """The feed was applied to its head at this monotonic time."""
         self._fresh_until = mono + self._stale_limit_s
@@ -154,19 +161,12 @@ class KeyCache:
         """Kind of change → the call that takes the changed objects out of service."""
         return {
             "key": self._keys_changed,
-            "user": partial(self._owners_changed, "user", self._users),
-            "team": partial(self._owners_changed, "team", self._teams),
-            "budget": partial(self._owners_changed, "budget", self._budgets),
+            **{kind.value: partial(self._owners_changed, kind) for kind in OwnerKind},
         }
 
     async def close(self) -> None:
         """Ends reading; whoever waits gets `StoreUnavailable`."""
-        if self._loader is not None:
-            self._loader.cancel()
-            await asyncio.wait((self._loader,))
-            self._loader = None
-        self._queue.clear()
-        self._land(list(self._flights), "The key cache is closed.")
+        await self._flights.close()
 
     def _look(self, token: str) -> Principal | Literal[Missing.MISSING] | None:
         now = self._clock.mono()
@@ -177,6 +177,8 @@ class KeyCache:
             return self._get_other(token, now)
         if entry.generation != self._generation and not self._renew(entry):
             return MISSING
+        if now >= entry.until_mono:
+            self._build(entry)
         entry.used_mono = now
         self._entries.move_to_end(token)
         return entry.principal
@@ -193,25 +195,25 @@ class KeyCache:
 
     def _renew(self, entry: _Entry) -> bool:
         """Takes up the owners' newer slots; false if one of them has to be read first."""
-        slots = self._successors(entry)
-        pairs = tuple(zip(slots, entry.slots, strict=True))
-        if any(new is None and old is not None for new, old in pairs):
+        live = LiveOwners(self._owners)
+        owners_of(entry.key, live)
+        if live.missing:
             return False
-        if any(new is not old for new, old in pairs):
+        slots = tuple(live.slots)
+        if slots != entry.slots:
             _hold(slots)
             self._release(entry.slots)
             entry.slots = slots
-            entry.principal = _principal(entry.key, slots)
+            self._build(entry)
         entry.generation = self._generation
         return True
 
-    def _successors(self, entry: _Entry) -> _Slots:
-        user, team, budget = entry.slots
-        return (
-            None if user is None else self._users.successor(user),
-            None if team is None else self._teams.successor(team),
-            None if budget is None else self._budgets.successor(budget),
-        )
+    def _build(self, entry: _Entry) -> None:
+        """The principal as of now, from owners that are all live."""
+        now_s = self._clock.now()
+        owners = owners_of(entry.key, LiveOwners(self._owners))
+        entry.principal = build_principal(owners, self._policy, now_s)
+        entry.until_mono = self._clock.mono() + entry.principal.until_s - now_s
 
     # Reading: one batch at a time, so that of two readings of an object the later is the newer.
 
@@ -219,60 +221,31 @@ class KeyCache:
         """The reading that will tell of a token, perhaps one under way for the same owner."""
         entry = self._entries.get(token)
         if entry is not None:
-            for new, old in zip(self._successors(entry), entry.slots, strict=True):
-                if new is None and old is not None:
+            live = LiveOwners(self._owners)
+            owners_of(entry.key, live)
+            known = {(slot.kind, slot.id): slot for slot in entry.slots}
+            for missing in live.missing:
+                old = known.get(missing)
+                if old is not None:
                     flight = self._flights.get(old.token)
                     if flight is not None:
                         return flight
                     old.token = token
-        return self._flight(token)
+        return self._flights.start(token)
 
-    def _flight(self, token: str, *, first: bool = False) -> asyncio.Future[str | None]:
-        flight = self._flights.get(token)
-        if flight is None:
-            if len(self._flights) >= self._max_waiting:
-                raise Overloaded("Too many unknown keys are being looked up.")
-            loop = asyncio.get_running_loop()
-            flight = self._flights[token] = loop.create_future()
-            if first:
-                self._queue.appendleft(token)
-            else:
-                self._queue.append(token)
-            if self._loader is None:
-                self._loader = loop.create_task(self._load_all())
-        return flight
-
-    async def _load_all(self) -> None:
-        try:
-            while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-                await self._load_batch(batch)
-        finally:
-            self._loader = None
-            self._queue.clear()
-            self._land(list(self._flights), "The key cache is closed.")
-
-    async def _load_batch(self, batch: list[str]) -> None:
+    async def _read(self, batch: list[str]) -> str | None:
         changes = self._changes = Changes()
-        error: str | None = "The key lookup was cut off."
         try:
             loaded = decode_principals(await self._load(batch))
             self._keep(batch, loaded, changes)
-            error = None
         except GatewayError as fault:
-            error = fault.message
+            return fault.message
         except Exception:  # noqa: BLE001 - supervisor: lookups must end, and never as "no such key"
             _log.exception("key_lookup_failed")
-            error = "Keys cannot be read from the database."
+            return "Keys cannot be read from the database."
         finally:
             self._changes = None
-            self._land(batch, error)
-
-    def _land(self, tokens: Iterable[str], error: str | None) -> None:
-        for token in tokens:
-            flight = self._flights.pop(token, None)
-            if flight is not None and not flight.done():
-                flight.set_result(error)
+        return None
 
     def _keep(self, batch: list[str], loaded: LoadedPrincipals, changes: Changes) -> None:
         found = {key.presented: key for key in loaded.keys}
@@ -282,24 +255,27 @@ class KeyCache:
                 continue
             key = found.get(token)
             if key is not None:
-                if not _overtaken(key.key, changes):
+                if not _overtaken(key.key, loaded, changes):
                     self._keep_key(key, loaded)
             elif token in loaded.unreadable:
                 _log.error("stored_key_unreadable", token=token[:12])
-                self._land((token,), "The stored key cannot be read.")
+                self._flights.land((token,), "The stored key cannot be read.")
             else:
                 self._drop(token)
                 self._keep_absent(token, now)
 
     def _keep_key(self, found: LoadedKey, loaded: LoadedPrincipals) -> None:
         key = found.key
-        slots: _Slots = (
-            self._put(self._users, key.user_id, loaded.users, key.token),
-            self._put(self._teams, key.team_id, loaded.teams, key.token),
-            self._put(self._budgets, key.budget_id, loaded.budgets, key.token),
-        )
+        read = ReadOwners(self._owners, loaded.find, key.token)
+        owners = owners_of(key, read)
+        if read.retired:
+            self._generation += 1
+        slots = tuple(read.slots)
         _hold(slots)
-        entry = _Entry(key, slots, _principal(key, slots), self._generation)
+        now_s = self._clock.now()
+        principal = build_principal(owners, self._policy, now_s)
+        until_mono = self._clock.mono() + principal.until_s - now_s
+        entry = _Entry(key, slots, principal, self._generation, until_mono)
         known = self._drop(key.token)
         if known is not None:
             entry.used_mono = known.used_mono
@@ -311,16 +287,6 @@ class KeyCache:
             if len(self._aliases) >= self._capacity:
                 del self._aliases[next(iter(self._aliases))]
             self._aliases[found.presented] = (key.token, found.revoke_at.timestamp())
-
-    def _put(
-        self, owners: OwnerMap[Any], owner_id: str | None, rows: Mapping[str, Any], token: str
-    ) -> OwnerSlot[Any] | None:
-        if owner_id is None:
-            return None
-        slot, retired = owners.put(owner_id, rows.get(owner_id), token)
-        if retired:
-            self._generation += 1
-        return slot
 
     def _keep_absent(self, token: str, now: float) -> None:
         self._absent.pop(token, None)
@@ -335,13 +301,8 @@ class KeyCache:
         return entry
 
     def _release(self, slots: _Slots) -> None:
-        user, team, budget = slots
-        if user is not None:
-            self._users.release(user)
-        if team is not None:
-            self._teams.release(team)
-        if budget is not None:
-            self._budgets.release(budget)
+        for slot in slots:
+            self._owners[slot.kind].release(slot)
 
     # What the feed says. Dropping comes first: nothing below may wait or fail before it.
 
@@ -361,12 +322,10 @@ class KeyCache:
                 dropped.append(entry)
         self._read_again(dropped)
 
-    def _owners_changed(
-        self, kind: str, owners: OwnerMap[Any], ids: tuple[str, ...] | None
-    ) -> None:
+    def _owners_changed(self, kind: OwnerKind, ids: tuple[str, ...] | None) -> None:
         if self._changes is not None:
             self._changes.add(kind, ids)
-        dropped = owners.drop(ids)
+        dropped = self._owners[kind].drop(ids)
         if dropped:
             self._generation += 1
         entries = (self._entries.get(slot.token) for slot in dropped)
@@ -379,32 +338,23 @@ class KeyCache:
         for entry in heapq.nlargest(_MAX_REFETCHES, hot, key=lambda entry: entry.used_mono):
             # Half of the places are left for those who wait; but random keys must not hold up
             # keys that are known to be good.
-            if len(self._flights) < self._max_waiting // 2:
-                self._flight(entry.key.token, first=True)
+            if not self._flights.half_full:
+                self._flights.start(entry.key.token, first=True)
 
 
-def _overtaken(key: VirtualKey, changes: Changes) -> bool:
-    return (
-        changes.names("key", key.token)
-        or changes.names("user", key.user_id)
-        or changes.names("team", key.team_id)
-        or changes.names("budget", key.budget_id)
-    )
+def _overtaken(key: VirtualKey, loaded: LoadedPrincipals, changes: Changes) -> bool:
+    """Whether the feed has named the key or one of its owners since they were asked for."""
+    named = changes.names("key", key.token)
+
+    def find(kind: OwnerKind, owner_id: str) -> Any:
+        nonlocal named
+        named = named or changes.names(kind, owner_id)
+        return loaded.find(kind, owner_id)
+
+    owners_of(key, find)
+    return named
 
 
 def _hold(slots: _Slots) -> None:
     for slot in slots:
-        if slot is not None:
-            slot.holders += 1
-
-
-def _principal(key: VirtualKey, slots: _Slots) -> Principal:
-    user, team, budget = slots
-    return build_principal(
-        Owners(
-            key=key,
-            user=None if user is None else user.value,
-            team=None if team is None else team.value,
-            budget=None if budget is None else budget.value,
-        )
-    )
+        slot.holders += 1

@@ -22,16 +22,18 @@ def generate_key(random_bytes: int = KEY_BYTES) -> str:
     return KEY_PREFIX + secrets.token_urlsafe(random_bytes)
 
 
-def check_custom_key(plain: str, shortest: int = SHORTEST_CUSTOM_KEY) -> str:
-    """A plain key of the caller's own choosing; `InvalidRequest` when it cannot serve as one."""
+def check_custom_key(plain: str, shortest: int = SHORTEST_CUSTOM_KEY, param: str = "key") -> str:
+    """A plain key of the caller's own choosing; `InvalidRequest` naming `param` when it cannot
+    serve as one."""
     if not plain.startswith(KEY_PREFIX):
-        raise InvalidRequest(f"key must start with '{KEY_PREFIX}'", param="key")
+        raise InvalidRequest(f"{param} must start with '{KEY_PREFIX}'", param=param)
     if not shortest <= len(plain) <= LONGEST_CUSTOM_KEY:
         raise InvalidRequest(
-            f"key must have between {shortest} and {LONGEST_CUSTOM_KEY} characters", param="key"
+            f"{param} must have between {shortest} and {LONGEST_CUSTOM_KEY} characters",
+            param=param,
         )
     if not _SENDABLE.fullmatch(plain):
-        raise InvalidRequest("key must be of printable ASCII without blanks", param="key")
+        raise InvalidRequest(f"{param} must be of printable ASCII without blanks", param=param)
     return plain
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shared.domain.errors import AuthenticationFailed
+from shared.domain.keys import KEY_PREFIX
 
 KEY_HEADERS = (
     "x-litellm-api-key",
@@ -15,29 +16,38 @@ KEY_HEADERS = (
     "ocp-apim-subscription-key",
 )
 _SCHEMES = ("bearer ", "basic ")
-_LONGEST_KEY = 2048
+LONGEST_KEY = 2048
+# Tokens of sign-in providers hold what they say of their holder; more does not fit into a header.
+LONGEST_TOKEN = 8190
 
 
-def presented_key(headers: Mapping[str, str], key_header: str | None = None) -> str:
+def presented_key(
+    headers: Mapping[str, str], key_header: str | None = None, *, longest: int = LONGEST_KEY
+) -> str:
     """The plain key; raises `AuthenticationFailed` when there is none.
 
     `headers` are looked up whatever their case. `key_header` is the operator's own header name,
-    which beats all others when it is present.
+    which beats all others when it is present. One of more than `longest` characters is refused.
     """
     if key_header is not None:
         value = headers.get(key_header)
         if value is not None:
-            return _plain(value, bare=False)
+            return _plain(value, longest, bare=False)
     for name in KEY_HEADERS:
         value = headers.get(name)
         if value is not None:
-            return _plain(value, bare=name != "authorization")
+            return _plain(value, longest, bare=name != "authorization")
     raise AuthenticationFailed(
         "No key: send it as `Authorization: Bearer <key>`, made on the admin by /key/generate."
     )
 
 
-def _plain(value: str, *, bare: bool) -> str:
+def is_token(plain: str) -> bool:
+    """Whether what was presented has the form of a JSON Web Token, and not of a key."""
+    return plain.count(".") == 2 and not plain.startswith(KEY_PREFIX)
+
+
+def _plain(value: str, longest: int, *, bare: bool) -> str:
     scheme = value[:7].lower()
     if scheme == _SCHEMES[0]:
         value = value[7:]
@@ -46,7 +56,7 @@ def _plain(value: str, *, bare: bool) -> str:
     elif not bare and not value.startswith("sk-"):
         raise AuthenticationFailed("The key must be sent as `Authorization: Bearer <key>`.")
     value = value.strip()
-    if not value or len(value) > _LONGEST_KEY:
+    if not value or len(value) > longest:
         raise AuthenticationFailed("The key that was sent is empty or far too long.")
     if not value.isascii():
         raise AuthenticationFailed("The key that was sent is not one of this gateway.")

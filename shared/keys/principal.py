@@ -2,79 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from decimal import Decimal
-
-from attrs import frozen
+from collections.abc import Mapping
+from typing import Any
 
 from shared.domain.errors import AuthenticationFailed
-from shared.domain.keys import Budget, Principal, Team, User, VirtualKey
-from shared.domain.limits import Comparator, Dimension, Level, ScopeRef
+from shared.domain.keys import Owners, Principal
+from shared.keys.levels import (
+    NO_POLICY,
+    Case,
+    Policy,
+    next_expiry_s,
+    scopes_of,
+    varies_by_tag,
+)
+from shared.keys.model_limits import varies_by_model
+
+__all__ = ["Owners", "build_principal", "check_usable", "unknown_key"]
 
 
-@frozen
-class Limits:
-    """What one owner may use; `None` is no limit. Rates count per window, money is USD."""
-
-    requests: int | None = None
-    tokens: int | None = None
-    parallel: int | None = None
-    money: Decimal | None = None
-    duration: str | None = None
-
-
-@frozen
-class Owners:
-    """A key with all that it refers to."""
-
-    key: VirtualKey
-    user: User | None = None
-    team: Team | None = None
-    budget: Budget | None = None
-
-
-@frozen
-class LevelRule:
-    """How a level finds its owner's scope id and limits; `None` if it does not apply."""
-
-    level: Level
-    comparator: Comparator
-    find: Callable[[Owners], tuple[str, Limits] | None]
-
-
-def _key_limits(owners: Owners) -> tuple[str, Limits]:
-    key, budget = owners.key, owners.budget
-    limits = Limits(
-        requests=key.rpm_limit,
-        tokens=key.tpm_limit,
-        parallel=key.max_parallel_requests,
-        money=key.max_budget,
-        duration=key.budget_duration,
+def build_principal(owners: Owners, policy: Policy = NO_POLICY, now_s: float = 0.0) -> Principal:
+    """The principal of a key as of `now_s` (epoch), with one scope for every limit that is set."""
+    return Principal(
+        key=owners.key,
+        user=owners.user,
+        team=owners.team,
+        scopes=scopes_of(Case(owners, policy, now_s)),
+        owners=owners,
+        per_model=varies_by_model(owners),
+        per_tag=varies_by_tag(owners),
+        tags=_tags(owners),
+        enforced_params=_enforced_params(owners, policy),
+        until_s=next_expiry_s(owners, now_s),
     )
-    if budget is not None:
-        # The linked budget fills what the key leaves open (contract §3.1.1, budget_id).
-        limits = Limits(
-            requests=_first(limits.requests, budget.rpm_limit),
-            tokens=_first(limits.tokens, budget.tpm_limit),
-            parallel=_first(limits.parallel, budget.max_parallel_requests),
-            money=limits.money if limits.money is not None else budget.max_budget,
-            duration=limits.duration or budget.budget_duration,
-        )
-    return f"key:{key.token}", limits
-
-
-# In the order in which refusals are reported (contract §4.3).
-LEVELS: tuple[LevelRule, ...] = (LevelRule(Level.KEY, Comparator.AT, _key_limits),)
-
-
-def build_principal(owners: Owners) -> Principal:
-    """The principal of a key, with one scope for every limit that is set."""
-    scopes: list[ScopeRef] = []
-    for rule in LEVELS:
-        found = rule.find(owners)
-        if found is not None:
-            scopes.extend(_scopes(rule, *found))
-    return Principal(key=owners.key, user=owners.user, team=owners.team, scopes=tuple(scopes))
 
 
 def unknown_key() -> AuthenticationFailed:
@@ -87,7 +46,7 @@ def unknown_key() -> AuthenticationFailed:
 
 
 def check_usable(principal: Principal, now_s: float) -> None:
-    """Raises `AuthenticationFailed` for a blocked or expired key and for a blocked team.
+    """Raises `AuthenticationFailed` for a blocked or expired key and for a blocked team or project.
 
     To be called on every use, with seconds since the epoch on the database's clock: an expiry is
     no change that the feed would tell of. Types and params are those of contract §3.0.
@@ -106,21 +65,32 @@ def check_usable(principal: Principal, now_s: float) -> None:
             f"The team '{principal.team.team_id}' of this key is blocked. "
             "An administrator can unblock it."
         )
+    project = principal.owners.project
+    if project is not None and project.blocked:
+        raise AuthenticationFailed(
+            f"The project '{project.project_id}' of this key is blocked. "
+            "An administrator can unblock it."
+        )
 
 
-def _scopes(rule: LevelRule, scope: str, limits: Limits) -> list[ScopeRef]:
-    amounts = (
-        (Dimension.REQUESTS, limits.requests, None),
-        (Dimension.TOKENS, limits.tokens, None),
-        (Dimension.PARALLEL, limits.parallel, None),
-        (Dimension.MONEY, limits.money, limits.duration),
-    )
-    return [
-        ScopeRef(scope, dimension, Decimal(amount), rule.level, rule.comparator, duration)
-        for dimension, amount, duration in amounts
-        if amount is not None
-    ]
+def _tags(owners: Owners) -> tuple[str, ...]:
+    """The tags of every call with the key: its own and its team's."""
+    found = _texts(owners.key.metadata, "tags")
+    if owners.team is not None:
+        found += _texts(owners.team.metadata, "tags")
+    return tuple(dict.fromkeys(found))
 
 
-def _first(own: int | None, other: int | None) -> int | None:
-    return own if own is not None else other
+def _enforced_params(owners: Owners, policy: Policy) -> tuple[str, ...]:
+    """What a body must have (contract §4.7): by everybody, by service accounts, by this key."""
+    metadata = owners.key.metadata
+    found = policy.enforced_params
+    if metadata.get("service_account_id"):
+        found += policy.service_params
+    found += _texts(metadata, "enforced_params")
+    return tuple(dict.fromkeys(found))
+
+
+def _texts(metadata: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = metadata.get(name)
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()

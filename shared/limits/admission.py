@@ -52,10 +52,13 @@ class ScopeSet:
     ) -> None:
         self.scopes = scopes
         self.blocks = blocks
-        # Header lines up to the remaining figure; budgets are not shown.
-        self.shown = tuple(
-            (_lines(block.ref), block) for block in blocks if isinstance(block, Shown)
-        )
+        # Header lines up to the remaining figure; budgets are not shown, and of several owners of
+        # one level (tags) the first.
+        shown: dict[str, tuple[str, Shown]] = {}
+        for block in blocks:
+            if isinstance(block, Shown):
+                shown.setdefault(_stem(block.ref), (_lines(block.ref), block))
+        self.shown = tuple(shown.values())
         self.owner = scopes[0].scope if scopes else ""
         self.used_at = used_at
 
@@ -86,6 +89,10 @@ class ScopeSet:
             if not block.fits(load, now):
                 return block.refusal(load, now)
         return None
+
+
+def _stem(ref: ScopeRef) -> str:
+    return f"{ref.level.value}-{ref.dimension.value}"
 
 
 def _lines(ref: ScopeRef) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from attrs import frozen
+import msgspec
 
 from shared.domain.usage import Rates
 from shared.limits.settings import LimitSettings
@@ -17,8 +17,7 @@ _KEPT = 20_000
 _FORGET = 0.1
 
 
-@frozen
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What is known of a request before it is sent.
 
     `input_tokens` may be an estimate; `input_bound` is the most they can be (strict mode; `None`:
@@ -81,6 +80,8 @@ class Estimates:
                 cost = rates.input * tokens_in + rates.output * tokens_out
         if not cost and rates is not None and not rates.free:
             cost = LEAST_COST
+        if cost and rates is not None:
+            cost += rates.per_request
         return Load(tokens_in + tokens_out or 1, cost, demand.input_tokens, kind)
 
     def observe(self, load: Load, tokens: int) -> None:

@@ -168,7 +168,7 @@ class MoneyBlock:
         resets = None
         if self._ends_s != math.inf:
             resets = datetime.fromtimestamp(self._ends_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        status = self._settings.budget_status
+        status = self._settings.budget_status()
         return budget_refusal(self.ref, self._spent, self._reserved, load.cost, status, resets)
 
     # -- without the database

@@ -13,10 +13,25 @@ from shared.domain.limits import Dimension, Level, ScopeRef
 
 _OWNERS = MappingProxyType(
     {
-        Level.KEY: "key",
-        Level.MEMBER: "team member",
-        Level.END_USER: "end user",
-        Level.GLOBAL: "gateway",
+        Level.KEY: "key's",
+        Level.MODEL_PER_KEY: "key's per-model",
+        Level.PROJECT: "project's",
+        Level.MODEL_PER_PROJECT: "project's per-model",
+        Level.TEAM: "team's",
+        Level.MODEL_PER_TEAM: "team's per-model",
+        Level.ORGANIZATION: "organization's",
+        Level.MODEL_PER_ORGANIZATION: "organization's per-model",
+        Level.TAG: "tag's",
+        Level.TAG_PER_KEY: "key's per-tag",
+        Level.ACCESS_GROUP: "model access group's",
+        Level.USER: "user's",
+        Level.MODEL_PER_USER: "user's per-model",
+        Level.MEMBER: "team member's",
+        Level.MODEL_PER_MEMBER: "team member's per-model",
+        Level.ORGANIZATION_MEMBER: "organization member's",
+        Level.END_USER: "end user's",
+        Level.MODEL_PER_END_USER: "end user's per-model",
+        Level.GLOBAL: "gateway's",
     }
 )
 _UNITS = MappingProxyType(
@@ -34,7 +49,7 @@ def rate_refusal(
     """A window's requests or tokens are used up; it opens anew in `frees_in_s`."""
     wait_s = max(1, math.ceil(frees_in_s))
     return RateLimited(
-        f"The {_owner(ref)}'s limit of {ref.limit:f} {_UNITS[ref.dimension]} per {window_s:g} s is "
+        f"The {_owner(ref)} limit of {ref.limit:f} {_UNITS[ref.dimension]} per {window_s:g} s is "
         f"used up ({used} used); the next window opens in {wait_s} s.",
         headers=_rate_headers(ref, wait_s, clock),
     )
@@ -47,7 +62,7 @@ def share_refusal(
     wait_s = max(1, math.ceil(frees_in_s))
     per = "" if ref.dimension is Dimension.PARALLEL else f" per {window_s:g} s"
     return RateLimited(
-        f"The {_owner(ref)}'s limit of {ref.limit:f} {_UNITS[ref.dimension]}{per} cannot be "
+        f"The {_owner(ref)} limit of {ref.limit:f} {_UNITS[ref.dimension]}{per} cannot be "
         f"counted at the moment; this instance serves {share} of them and these are used up.",
         headers=_rate_headers(ref, wait_s, clock),
     )
@@ -56,7 +71,7 @@ def share_refusal(
 def slots_refusal(ref: ScopeRef, used: int, clock: Clock) -> RateLimited:
     """All parallel requests are running."""
     return RateLimited(
-        f"The {_owner(ref)}'s limit of {ref.limit:f} parallel requests is reached "
+        f"The {_owner(ref)} limit of {ref.limit:f} parallel requests is reached "
         f"({used} running or about to).",
         headers=_rate_headers(ref, 1, clock),
     )
@@ -66,10 +81,10 @@ def size_refusal(ref: ScopeRef, tokens: int) -> RateLimited:
     """One request is larger than a whole window: waiting does not help, hence no retry-after."""
     headers = (("rate_limit_type", ref.dimension.value), ("x-should-retry", "false"))
     if ref.limit < 1:
-        text = f"The {_owner(ref)}'s limit of {ref.limit:f} {_UNITS[ref.dimension]} allows none."
+        text = f"The {_owner(ref)} limit of {ref.limit:f} {_UNITS[ref.dimension]} allows none."
         return RateLimited(text, headers=headers)
     return RateLimited(
-        f"The request may use {tokens} {_UNITS[ref.dimension]}, more than the {_owner(ref)}'s "
+        f"The request may use {tokens} {_UNITS[ref.dimension]}, more than the {_owner(ref)} "
         f"whole limit of {ref.limit:f}; send less or lower `max_tokens`.",
         headers=headers,
     )
@@ -81,7 +96,7 @@ def budget_refusal(
     """A budget is spent, or what is left of it does not cover the request."""
     when = f"; it resets at {resets}" if resets else ""
     return BudgetExceeded(
-        f"The {_owner(ref)}'s budget of {_usd(ref.limit)} does not cover this request: "
+        f"The {_owner(ref)} budget of {_usd(ref.limit)} does not cover this request: "
         f"{_usd(spent)} spent, {_usd(reserved)} reserved by other requests, {_usd(cost)} expected "
         f"for this one{when}.",
         status=status,
@@ -92,14 +107,14 @@ def budget_refusal(
 def budget_unavailable(ref: ScopeRef) -> RateLimited:
     """The database is away and what was leased of a budget is used up."""
     return RateLimited(
-        f"The {_owner(ref)}'s budget of {_usd(ref.limit)} cannot be checked at the moment.",
+        f"The {_owner(ref)} budget of {_usd(ref.limit)} cannot be checked at the moment.",
         type="budget_unavailable",
         headers=(("retry-after", "1"),),
     )
 
 
 def _owner(ref: ScopeRef) -> str:
-    return _OWNERS.get(ref.level, ref.level.value)
+    return _OWNERS[ref.level]
 
 
 def _usd(amount: Decimal) -> str:

@@ -1,7 +1,8 @@
-"""How limits behave, decided once at start."""
+"""How limits behave, decided at start but for the status of a budget that is spent."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, time, tzinfo
 from enum import StrEnum
 
@@ -38,7 +39,7 @@ class LimitSettings:
 
     window_s: float = 60.0
     strict: bool = False
-    budget_status: int = 422
+    budget_status: Callable[[], int] = lambda: 422
     outage_limits: OutageLimits = OutageLimits.SHARE
     outage_budgets: OutageBudgets = OutageBudgets.LEASE
     zone: tzinfo = UTC

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shared.domain.keys import Principal
+from shared.domain.keys import AccessGroup, Owners, Principal, Team
 from shared.routing.catalog import Catalog
 from shared.routing.groups import ModelGroup
 from shared.routing.wildcards import matches
@@ -18,7 +18,7 @@ ALL = "*"
 ALL_PROXY_MODELS = "all-proxy-models"
 ALL_TEAM_MODELS = "all-team-models"
 NO_DEFAULT_MODELS = "no-default-models"
-_SPECIAL = frozenset({ALL_PROXY_MODELS, ALL_TEAM_MODELS, NO_DEFAULT_MODELS})
+SPECIAL_NAMES = frozenset({ALL_PROXY_MODELS, ALL_TEAM_MODELS, NO_DEFAULT_MODELS})
 
 
 def granted(
@@ -48,17 +48,69 @@ def granted(
 
 
 def allowed(principal: Principal, requested: str, group: ModelGroup | None) -> bool:
-    """Whether a caller may use a model: its key's list, its team's, and for a key without a team
-    its user's. `requested` is the name after the key's own aliases."""
-    team = principal.team
+    """Whether every list of a caller allows a model."""
+    return denied_by(principal, requested, group) is None
+
+
+def denied_by(principal: Principal, requested: str, group: ModelGroup | None) -> str | None:
+    """Whose list denies a model, as the contract's error types begin (§3.0); `None` if none does.
+
+    Lists are those of the key, its team, the user's place in the team, the organization, for a key
+    without a team the user, and the project. Unified access groups of the key and the team add to
+    theirs. `requested` is the name after the key's own aliases, not after its team's, whose
+    aliases allow what they lead to.
+    """
+    owners, key, team = principal.owners, principal.key, principal.team
     team_models = None if team is None else team.models
-    key = principal.key
     if key.models and not granted(key.models, requested, group, team_models):
-        return False
-    if team is not None:
-        return granted(team.models, requested, group)
+        groups = owners.access_groups
+        if ALL_TEAM_MODELS in key.models:
+            groups += owners.team_access_groups
+        if not _grouped(groups, requested, group):
+            return "key"
+    if team is not None and not _team_allows(owners, team, requested, group):
+        return "team"
+    organization = owners.organization
+    if organization is not None and not granted(organization.models, requested, group):
+        return "org"
     user = principal.user
-    return user is None or key.team_id is not None or granted(user.models, requested, group)
+    if user is not None and key.team_id is None and not granted(user.models, requested, group):
+        return "key" if NO_DEFAULT_MODELS in user.models else "user"
+    project = owners.project
+    if project is not None and not granted(project.models, requested, group, team_models):
+        return "project"
+    return None
+
+
+def _team_allows(owners: Owners, team: Team, requested: str, group: ModelGroup | None) -> bool:
+    if not granted(team.models, requested, group):
+        groups = (*owners.team_access_groups, *owners.access_groups)
+        if not _grouped(groups, requested, group):
+            return False
+    if owners.member is None:
+        return True
+    budget = owners.member_budget
+    own = budget.allowed_models if budget is not None else ()
+    return granted(own or team.default_team_member_models, requested, group, team.models)
+
+
+def _grouped(groups: tuple[AccessGroup, ...], requested: str, group: ModelGroup | None) -> bool:
+    return any(
+        each.access_model_names and granted(each.access_model_names, requested, group)
+        for each in groups
+    )
+
+
+def find_group(principal: Principal, name: str, catalog: Catalog) -> ModelGroup | None:
+    """What a caller means by a name: its team's own models come first, and the master key finds
+    those of every team, by deployment id for one. Whether it may use it is another matter."""
+    if not catalog.teams:
+        return catalog.resolve(name)
+    team_id = principal.key.team_id
+    if team_id is not None:
+        return catalog.of_team(name, team_id)
+    group = catalog.resolve(name)
+    return catalog.of_any_team(name) if group is None and principal.master else group
 
 
 def aliased(principal: Principal, requested: str) -> str:
@@ -66,31 +118,52 @@ def aliased(principal: Principal, requested: str) -> str:
     return principal.key.aliases.get(requested, requested)
 
 
+def team_aliased(principal: Principal, requested: str) -> str:
+    """The same for aliases of the key's team, to be asked after the key's."""
+    team = principal.team
+    if team is None or not team.model_aliases:
+        return requested
+    target = team.model_aliases.get(requested)
+    return target if isinstance(target, str) else requested
+
+
 def visible(principal: Principal, catalog: Catalog) -> tuple[str, ...]:
-    """The names that a caller may use, for its model lists: those of the catalog, then those of
-    its own lists that a wildcard serves, then its key's aliases."""
-    names = [name for name in catalog.names() if _usable(principal, name, catalog)]
+    """The names that a caller may use, for its model lists: its team's own, those of the catalog,
+    those of its own lists that a wildcard serves, and its key's and its team's aliases."""
+    own = catalog.teams.get(principal.key.team_id or "")
+    names = [name for name in (own.names() if own else ()) if _usable(principal, name, catalog)]
+    names += [name for name in catalog.names() if _usable(principal, name, catalog)]
     names += [name for name in _listed(principal, catalog) if _usable(principal, name, catalog)]
     names += [
         alias
         for alias, target in principal.key.aliases.items()
         if _usable(principal, target, catalog)
     ]
+    team = principal.team
+    for alias in team.model_aliases if team is not None else ():
+        group = find_group(principal, team_aliased(principal, alias), catalog)
+        if group is not None and allowed(principal, alias, group):
+            names.append(alias)
     return tuple(dict.fromkeys(names))
 
 
 def _usable(principal: Principal, name: str, catalog: Catalog) -> bool:
-    group = catalog.resolve(name)
+    group = find_group(principal, name, catalog)
     return group is not None and allowed(principal, name, group)
 
 
 def _listed(principal: Principal, catalog: Catalog) -> Iterator[str]:
     """Names in the caller's lists that are models only because a wildcard covers them."""
-    team = principal.team
-    for name in (*principal.key.models, *(team.models if team is not None else ())):
-        if ALL in name or name in _SPECIAL or name in catalog.access_groups:
+    owners, team = principal.owners, principal.team
+    groups = (*owners.access_groups, *owners.team_access_groups)
+    for name in (
+        *principal.key.models,
+        *(team.models if team is not None else ()),
+        *(name for each in groups for name in each.access_model_names),
+    ):
+        if ALL in name or name in SPECIAL_NAMES or name in catalog.access_groups:
             continue
-        group = catalog.resolve(name)
+        group = find_group(principal, name, catalog)
         if group is not None and group.pattern is not None:
             yield name
 

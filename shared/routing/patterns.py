@@ -9,7 +9,7 @@ from shared.domain.deployments import Deployment
 from shared.providers.openai_compatible import OPENAI
 from shared.providers.registry import Target, family_of, find_target
 from shared.routing.groups import ModelGroup, weigh
-from shared.routing.resolve import ANY, Resolver
+from shared.routing.rating import ANY, Rating
 from shared.routing.wildcards import LONGEST_NAME, captures, fill, specificity
 
 _REMEMBERED = 1024
@@ -28,19 +28,41 @@ class Patterns:
     """Finds the most specific pattern that covers a name. Groups are remembered up to a bound."""
 
     _patterns: tuple[Pattern, ...]
-    _resolver: Resolver
+    _rating: Rating
     _made: dict[str, ModelGroup | None] = field(factory=dict)
 
     @classmethod
-    def of(cls, patterns: list[Pattern], resolver: Resolver) -> Patterns:
-        """Patterns in order of specificity; of equals the earlier wins."""
+    def of(
+        cls, patterns: list[Pattern], rating: Rating, before: Patterns | None = None
+    ) -> Patterns:
+        """Patterns in order of specificity; of equals the earlier wins.
+
+        If nothing differs from those of `before`, these stay with what they remember.
+        """
         ordered = sorted(patterns, key=lambda pattern: specificity(pattern.name), reverse=True)
-        return cls(tuple(ordered), resolver)
+        made = cls(tuple(ordered), rating)
+        if before is not None and before._alike(made):
+            return before
+        return made
+
+    def _alike(self, other: Patterns) -> bool:
+        return self._patterns == other._patterns and self._rating == other._rating
 
     @property
     def names(self) -> tuple[str, ...]:
         """The patterns, most specific first."""
         return tuple(pattern.name for pattern in self._patterns)
+
+    def groups(self) -> tuple[ModelGroup, ...]:
+        """Every pattern as a group of its templates."""
+        return tuple(
+            ModelGroup(
+                pattern.name,
+                tuple(each for _, templates in pattern.entries for each in templates),
+                pattern.name,
+            )
+            for pattern in self._patterns
+        )
 
     def find(self, name: str) -> ModelGroup | None:
         """The group for a name, also for one of OpenAI's that is covered with its prefix."""
@@ -93,7 +115,7 @@ class Patterns:
                     template,
                     model_group=name,
                     upstream_model=target.model,
-                    rates=self._resolver.rates(entry, target),
+                    rates=self._rating.of(entry, target),
                 ),
                 params,
             )

@@ -5,26 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from shared.config.gateway_config import GatewayConfig, LitellmParams, ModelEntry
 from shared.config.reports import Report
 from shared.domain.deployments import Deployment, Timeouts
 from shared.domain.errors import NotSupported
 from shared.domain.requests import EndpointKind
-from shared.domain.usage import Rates
 from shared.providers.base import Provider
 from shared.providers.heads import check_header, parse_base, request_head
-from shared.providers.prices.entry import PriceEntry
-from shared.providers.prices.overrides import PriceKeys
 from shared.providers.registry import PROVIDERS, Target, find_target, suggest
+from shared.routing.rating import ANY, Rating
 
-PriceOf = Callable[[str, str], Rates | None]
-"""The price table: provider and upstream model to rates."""
-
-ANY = "*"
 _CONNECT_S = 5.0
 _CHAT_S = 600.0
 _OTHER_S = 6000.0
@@ -34,22 +28,50 @@ _SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE
 _CLIENTS_OWN = ("model", "stream", "messages", "prompt", "input")
 
 
+@frozen
+class Resolved:
+    """What became of an entry: deployments, or the reason why it is not served. `elsewhere` is
+    whether an instance with another environment may serve it."""
+
+    deployments: tuple[Deployment, ...] = ()
+    reason: str | None = None
+    elsewhere: bool = False
+
+
+class _NotServed(Exception):
+    """An entry that is right and not served; the text says why."""
+
+    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+        super().__init__(reason)
+        self.resolved = Resolved(reason=reason, elsewhere=elsewhere)
+
+
 @define(slots=True)
 class Resolver:
     """Resolves entries one by one; what is wrong or not served goes to the report.
 
-    `unsupported` says for names of entries left out why. Not used after the catalog is built.
+    Not used after the catalog is built.
     """
 
     config: GatewayConfig
-    price_of: PriceOf
+    rating: Rating
     report: Report
-    unsupported: dict[str, str] = field(factory=dict)
     _hashes: dict[str, int] = field(factory=dict)
 
-    def deployments(self, entry: ModelEntry) -> tuple[Deployment, ...]:
-        """The entry's deployments: one per organization; for a bare `*` one per provider
-        that the environment has a key for, with the provider in its id."""
+    def resolve(self, entry: ModelEntry) -> Resolved:
+        """The entry's deployments, none where the report has a problem of it.
+
+        There is one per organization; for a bare `*` one per provider that the environment has a
+        key for, with the provider in its id.
+        """
+        try:
+            return Resolved(self._deployments(entry))
+        except _NotServed as left_out:
+            text = f"the entry is not served: {left_out}"
+            self.report.notice(entry.source, entry.path, text)
+            return left_out.resolved
+
+    def _deployments(self, entry: ModelEntry) -> tuple[Deployment, ...]:
         found = len(self.report.problems)
         self._check(entry)
         targets = self._targets(entry)
@@ -76,21 +98,6 @@ class Resolver:
         for deployment in resolved:
             self._check_heads(deployment, entry)
         return tuple(resolved)
-
-    def rates(self, entry: ModelEntry, target: Target) -> Rates | None:
-        """The entry's own rates over those of the table, for `base_model` where that is set."""
-        provider, model = target.provider, target.model
-        if entry.info.base_model is not None:
-            base = find_target(entry.info.base_model)
-            model = base.model if base else entry.info.base_model
-            provider = base.provider if base and "/" in entry.info.base_model else provider
-        known = None if ANY in model else self.price_of(provider, model)
-        prices = {**entry.info.prices, **entry.params.prices}
-        if not prices:
-            return known
-        own = PriceKeys.pick(prices, entry.path)
-        priced = own.over(PriceEntry(known, "table") if known else None, "deployment")
-        return priced.rates if priced else None
 
     def _check(self, entry: ModelEntry) -> None:
         params, path = entry.params, f"{entry.path}.litellm_params"
@@ -128,9 +135,7 @@ class Resolver:
         elif (entry.info.mode or EndpointKind.CHAT) not in list(EndpointKind):
             reason = f"mode `{entry.info.mode}` is not supported in this release"
         if reason is not None:
-            self.unsupported[entry.model_name] = reason
-            self.report.notice(entry.source, entry.path, f"the entry is not served: {reason}")
-            return ()
+            raise _NotServed(reason)
         return (target,)
 
     def _any_provider(self, entry: ModelEntry, path: str) -> tuple[Target, ...]:
@@ -148,11 +153,8 @@ class Resolver:
             if self._variable((*provider.key_env, *provider.base_env))
         )
         if not ready:
-            self.report.problem(
-                entry.source,
-                f"{path}.model",
-                "stands for providers whose key is in the environment, and there is none",
-            )
+            text = "stands for providers whose key is in the environment, and there is none"
+            self._lacking(entry, f"{path}.model", text)
         return tuple(Target(name, ANY) for name in ready)
 
     def _unknown_provider(self, entry: ModelEntry, path: str) -> None:
@@ -183,7 +185,7 @@ class Resolver:
         missing = self._missing(provider, api_base, api_key)
         if api_base is None or missing is not None:
             if not optional:
-                self.report.problem(entry.source, f"{entry.path}.litellm_params", missing or "")
+                self._lacking(entry, f"{entry.path}.litellm_params", missing or "")
             return None
         mode = info.mode or EndpointKind.CHAT.value
         timeouts, stream_timeouts = self._timeouts(params, mode)
@@ -198,7 +200,7 @@ class Resolver:
             api_key=api_key,
             mode=mode,
             region=params.region_name,
-            rates=self.rates(entry, target),
+            rates=self.rating.of(entry, target),
             timeouts=timeouts,
             stream_timeouts=stream_timeouts,
             num_retries=params.max_retries if params.num_retries is None else params.num_retries,
@@ -209,6 +211,12 @@ class Resolver:
             max_input_tokens=info.max_input_tokens,
             max_output_tokens=info.max_output_tokens or info.max_tokens,
         )
+
+    def _lacking(self, entry: ModelEntry, path: str, text: str) -> None:
+        """Something that the environment does not have: another instance's may have it."""
+        if entry.stored:
+            raise _NotServed(text, elsewhere=True)
+        self.report.problem(entry.source, path, text)
 
     def _missing(self, provider: Provider, api_base: str | None, api_key: str | None) -> str | None:
         if api_base is None:

@@ -194,6 +194,12 @@ FEED_LAG = _gauge(
     scale=MILLI,
     merge=Merge.MAX,
 )
+MODELS_BEHIND = _gauge(
+    "meridian_models_behind_seconds",
+    "Seconds for which stored models have not been in force, the highest of all processes",
+    scale=MILLI,
+    merge=Merge.MAX,
+)
 KEY_CACHE_ENTRIES = _gauge("meridian_key_cache_entries", "Objects held in memory", "kind")
 KEY_CACHE_LOOKUPS = _counter(
     "meridian_key_cache_lookups_total", "Keys looked up: hit, miss or known as unknown", "result"

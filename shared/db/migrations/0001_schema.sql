@@ -123,7 +123,8 @@ create table virtual_key (
     )
 );
 create unique index virtual_key_alias on virtual_key (key_alias) where key_alias is not null;
-create index virtual_key_created on virtual_key (created_at desc, token);
+-- Pages of the list leave out one team, and are found without the rows.
+create index virtual_key_created on virtual_key (created_at desc, token) include (team_id);
 create index virtual_key_user on virtual_key (user_id, created_at desc) where user_id is not null;
 create index virtual_key_team on virtual_key (team_id, created_at desc) where team_id is not null;
 create index virtual_key_organization on virtual_key (organization_id)
@@ -175,6 +176,54 @@ create table deprecated_virtual_key (
     constraint deprecated_virtual_key_revoke check (isfinite(revoke_at))
 );
 create index deprecated_virtual_key_active on deprecated_virtual_key (active_token);
+
+-- How many keys there are is the sum of these: every statement that adds or takes keys adds a row,
+-- so that nobody waits for anybody, and now and then rows are made one.
+create table key_tally (
+    n bigint not null
+);
+
+create function tally_keys() returns trigger language plpgsql as $$
+declare
+    v_change bigint;
+begin
+    if tg_op = 'TRUNCATE' then
+        delete from key_tally;
+        return null;
+    elsif tg_op = 'INSERT' then
+        select count(*) into v_change from new_rows;
+    else
+        select -count(*) into v_change from old_rows;
+    end if;
+    if v_change <> 0 then
+        insert into key_tally values (v_change);
+    end if;
+    if random() < 0.05 then
+        with folded as (
+            delete from key_tally
+            where ctid in (select ctid from key_tally for update skip locked) returning n)
+        insert into key_tally select sum(n) from folded having count(*) > 0;
+    end if;
+    return null;
+end
+$$;
+create trigger tally_insert after insert on virtual_key referencing new table as new_rows
+    for each statement execute function tally_keys();
+create trigger tally_delete after delete on virtual_key referencing old table as old_rows
+    for each statement execute function tally_keys();
+create trigger tally_truncate after truncate on virtual_key
+    for each statement execute function tally_keys();
+
+-- The first token of a rotated key, under which its counters and limits are kept, so that calls
+-- that were begun under an older token count for it whenever they are posted. Tokens that are not
+-- here are their own. Rows are written before their token is used and never change; they outlive
+-- their key for the same reason.
+create table key_origin (
+    token  text primary key,
+    origin text not null,
+    constraint key_origin_differs check (origin <> token)
+);
+create index key_origin_origin on key_origin (origin);
 
 create table app_user (
     user_id               text primary key,
@@ -269,6 +318,8 @@ create table deleted_team (
 create index deleted_team_id on deleted_team (team_id);
 create index deleted_team_at on deleted_team (deleted_at desc, deletion_id);
 
+-- `claimed`: somebody who is no proxy admin took in a user who was there already. That gives the
+-- team's admins no power over the user; the same holds for organizations.
 create table team_member (
     team_id    text not null references team on update cascade on delete cascade,
     user_id    text not null,
@@ -277,6 +328,7 @@ create table team_member (
     budget_id  text references budget on update cascade on delete set null,
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
+    claimed    boolean not null default false,
     primary key (team_id, user_id),
     constraint team_member_role check (role in ('admin', 'user'))
 );
@@ -306,6 +358,7 @@ create table organization_member (
     budget_id       text references budget on update cascade on delete set null,
     created_at      timestamptz not null default clock_timestamp(),
     updated_at      timestamptz not null default clock_timestamp(),
+    claimed         boolean not null default false,
     primary key (organization_id, user_id)
 );
 create index organization_member_user on organization_member (user_id);
@@ -456,6 +509,28 @@ create table ui_session (
 create index ui_session_user on ui_session (user_id);
 create index ui_session_expiry on ui_session (expires_at);
 
+-- What `meridian import litellm` has taken over, so that a further run adds only what is new.
+-- `digest` is of the source's row as it was taken last. A row that is here and whose object is
+-- not was deleted here, and does not come back. The two ids of a membership are joined by the unit
+-- separator.
+create table import_litellm (
+    kind   text collate "C" not null,
+    id     text collate "C" not null,
+    digest bytea not null,
+    primary key (kind, id)
+);
+
+-- `spend` is what the source said last of an owner's window (as in spend_counter), `counted` how
+-- much of that has been added to the counter; a lifetime goes on where a budget starts anew.
+create table import_litellm_spend (
+    kind           text collate "C" not null,
+    id             text collate "C" not null,
+    window_start_s bigint not null,
+    spend          numeric not null,
+    counted        numeric not null,
+    primary key (kind, id, window_start_s)
+);
+
 -- Who did what, as a chain: each row's digest covers its content and the digest before it, so
 -- that a row changed or taken out later shows. Rows are numbered and chained on insert, one
 -- transaction at a time; a transaction inserts here before it asks for its feed version, so that
@@ -467,11 +542,20 @@ create table audit_head (
 );
 insert into audit_head (seq, digest) values (0, '\x');
 
+-- Where the kept part of the chain begins: the last row that retention has dropped.
+create table audit_base (
+    one    boolean primary key default true check (one),
+    seq    bigint not null,
+    digest bytea not null
+);
+insert into audit_base (seq, digest) values (0, '\x');
+
 create table audit_log (
     id                 text primary key,
     seq                bigint not null unique,
     changed_at         timestamptz not null default clock_timestamp(),
     changed_by         text not null,
+    actor              text not null,
     changed_by_api_key text,
     source_ip          text,
     route              text not null,
@@ -488,6 +572,8 @@ create table audit_log (
         )
     )
 );
+comment on column audit_log.changed_by is 'whom the caller names as the author, else the caller';
+comment on column audit_log.actor is 'the caller itself, whatever it says';
 create index audit_log_at on audit_log (changed_at desc, seq desc);
 create index audit_log_object on audit_log (table_name, object_id, seq desc);
 create index audit_log_actor on audit_log (changed_by, seq desc);
@@ -495,7 +581,7 @@ create index audit_log_actor on audit_log (changed_by, seq desc);
 create function audit_digest(p_previous bytea, p_row audit_log) returns bytea
 language sql stable as $$
     select sha256(p_previous || convert_to(jsonb_build_array(
-        p_row.id, p_row.seq, extract(epoch from p_row.changed_at), p_row.changed_by,
+        p_row.id, p_row.seq, extract(epoch from p_row.changed_at), p_row.changed_by, p_row.actor,
         p_row.changed_by_api_key, p_row.source_ip, p_row.route, p_row.action, p_row.table_name,
         p_row.object_id, p_row.before_value, p_row.updated_values
     )::text, 'UTF8'))
@@ -505,6 +591,7 @@ create function chain_audit() returns trigger language plpgsql as $$
 declare
     previous bytea;
 begin
+    new.actor := coalesce(new.actor, new.changed_by);
     update audit_head set seq = seq + 1 returning seq, digest into new.seq, previous;
     new.digest := audit_digest(previous, new);
     update audit_head set digest = new.digest;
@@ -521,14 +608,53 @@ $$;
 create trigger append_only before update on audit_log
     for each row execute function refuse_audit_update();
 
--- One owner per background job. `epoch` grows with every change of owner; work done under an old
--- epoch is refused.
+-- Rows go from the chain's beginning only, by drop_audit_before.
+create function refuse_audit_delete() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'TRUNCATE' or old.seq > (select seq from audit_base) then
+        raise exception 'audit_log rows are only dropped by retention'
+            using errcode = 'restrict_violation';
+    end if;
+    return old;
+end
+$$;
+create trigger drop_only before delete on audit_log
+    for each row execute function refuse_audit_delete();
+create trigger never_truncate before truncate on audit_log
+    for each statement execute function refuse_audit_delete();
+
+-- Retention: drops the oldest rows that are all older than p_before, p_most at once, and returns
+-- how many. What is kept stays verifiable from audit_base on. Writers are not held up.
+create function drop_audit_before(p_before timestamptz, p_most integer) returns integer
+language plpgsql as $$
+declare
+    last    audit_log;
+    dropped integer;
+begin
+    perform from audit_base for update;
+    select l.* into last from audit_log l
+    where l.seq = (
+        select coalesce(min(o.seq) filter (where o.changed_at >= p_before) - 1, max(o.seq))
+        from (select seq, changed_at from audit_log order by seq limit p_most) o);
+    if not found then
+        return 0;
+    end if;
+    update audit_base set seq = last.seq, digest = last.digest;
+    delete from audit_log where seq <= last.seq;
+    get diagnostics dropped = row_count;
+    return dropped;
+end
+$$;
+
+-- Who runs a background job, and when it was last done. `epoch` grows with every run; work done
+-- under an old epoch is refused.
 create table leader (
-    job   text primary key,
-    owner text not null,
-    epoch bigint not null,
-    until timestamptz not null
-);
+    job     text primary key,
+    owner   text not null default '',
+    epoch   bigint not null default 0,
+    until   timestamptz not null default '-infinity',
+    done_at timestamptz
+) with (fillfactor = 50);
 
 -- One row per process that serves. Written every two seconds, hence not watched. `boot` is drawn
 -- anew at each start, so that id + boot is never used twice.

@@ -150,54 +150,176 @@ begin
 end
 $$;
 
+-- A budget as documents hold it.
+create function budget_document(b budget) returns jsonb language sql immutable as $$
+    select jsonb_build_object(
+        'budget_id', b.budget_id, 'max_budget', b.max_budget, 'soft_budget', b.soft_budget,
+        'budget_duration', b.budget_duration, 'rpm_limit', b.rpm_limit,
+        'tpm_limit', b.tpm_limit, 'max_parallel_requests', b.max_parallel_requests,
+        'model_max_budget', b.model_max_budget, 'allowed_models', b.allowed_models,
+        'temp_budget_increase', b.temp_budget_increase,
+        'temp_budget_expiry', b.temp_budget_expiry
+    )
+$$;
+
 -- Keys and their owners in one document, each owner once. A presented token that is neither a key
 -- nor a deprecated one before its revoke_at is absent; owners that do not exist are absent too.
--- `version` is the feed version of the same snapshot.
-create function load_principals(p_tokens text[]) returns jsonb language sql stable as $$
-    with found as materialized (
-        select p.presented, null::timestamptz as revoke_at, k.*
-        from unnest(p_tokens) as p(presented)
-        join virtual_key k on k.token = p.presented
-        union all
-        select d.token, d.revoke_at, k.*
-        from deprecated_virtual_key d
-        join virtual_key k on k.token = d.active_token
-        where d.token = any(p_tokens) and d.revoke_at > clock_timestamp()
-          and not exists (select from virtual_key v where v.token = d.token)
-    )
-    select jsonb_build_object(
-        'version', (select version from change_head),
-        'keys', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'presented', presented, 'revoke_at', revoke_at, 'token', token,
-                'key_name', key_name, 'key_alias', key_alias, 'user_id', user_id,
-                'team_id', team_id, 'organization_id', organization_id, 'models', models,
-                'aliases', aliases, 'allowed_routes', allowed_routes, 'metadata', metadata,
-                'expires', expires, 'blocked', coalesce(blocked, false),
-                'max_budget', max_budget, 'budget_duration', budget_duration,
-                'budget_id', budget_id, 'rpm_limit', rpm_limit, 'tpm_limit', tpm_limit,
-                'max_parallel_requests', max_parallel_requests
-            )), '[]') from found
-        ),
-        'users', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'user_id', user_id, 'user_email', user_email, 'user_role', user_role,
-                'models', models
-            )), '[]') from app_user where user_id in (select f.user_id from found f)
-        ),
-        'teams', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'team_id', team_id, 'team_alias', team_alias,
-                'organization_id', organization_id, 'models', models, 'blocked', blocked,
-                'metadata', metadata
-            )), '[]') from team where team_id in (select f.team_id from found f)
-        ),
-        'budgets', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                'budget_id', budget_id, 'max_budget', max_budget, 'soft_budget', soft_budget,
-                'budget_duration', budget_duration, 'rpm_limit', rpm_limit,
-                'tpm_limit', tpm_limit, 'max_parallel_requests', max_parallel_requests
-            )), '[]') from budget where budget_id in (select f.budget_id from found f)
+-- `p_stand_ins` are keys that are in no table, as objects with the columns of `virtual_key`: they
+-- are found, too. `version` is the feed version of the same snapshot.
+-- plpgsql keeps the plan, which takes longer to make than to run. It is made once for tables of any
+-- size, hence never of sequential scans.
+create function load_principals(p_tokens text[], p_stand_ins jsonb default null) returns jsonb
+language plpgsql stable set enable_seqscan = off as $$
+begin
+    return (
+        with found as materialized (
+            select p.presented, null::timestamptz as revoke_at, k.*
+            from unnest(p_tokens) as p(presented)
+            join virtual_key k on k.token = p.presented
+            union all
+            select d.token, d.revoke_at, k.*
+            from deprecated_virtual_key d
+            join virtual_key k on k.token = d.active_token
+            where d.token = any(p_tokens) and d.revoke_at > clock_timestamp()
+              and not exists (select from virtual_key v where v.token = d.token)
+            union all
+            select s.token, null, s.*
+            from jsonb_populate_recordset(null::virtual_key, p_stand_ins) s
+        ), teams as materialized (
+            select * from team where team_id in (select f.team_id from found f)
+        ), members as materialized (
+            select team_id, user_id, budget_id from team_member
+            where (team_id, user_id) in (select f.team_id, f.user_id from found f)
+        ), places as materialized (
+            select f.user_id, coalesce(f.organization_id, t.organization_id) as organization_id
+            from found f left join teams t using (team_id)
+        ), organizations as materialized (
+            select * from organization
+            where organization_id in (select p.organization_id from places p)
+        ), organization_members as materialized (
+            select organization_id, user_id, budget_id from organization_member
+            where (organization_id, user_id) in (select p.organization_id, p.user_id from places p)
+        ), projects as materialized (
+            select * from project where project_id in (select f.project_id from found f)
         )
+        select jsonb_build_object(
+            'version', (select version from change_head),
+            'keys', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'presented', presented, 'revoke_at', revoke_at, 'token', token,
+                    'origin', (select o.origin from key_origin o where o.token = found.token),
+                    'key_name', key_name, 'key_alias', key_alias, 'user_id', user_id,
+                    'team_id', team_id, 'organization_id', organization_id,
+                    'project_id', project_id, 'models', models,
+                    'aliases', aliases, 'allowed_routes', allowed_routes, 'metadata', metadata,
+                    'expires', expires, 'blocked', coalesce(blocked, false),
+                    'max_budget', max_budget, 'budget_duration', budget_duration,
+                    'budget_limits', budget_limits, 'model_max_budget', model_max_budget,
+                    'budget_id', budget_id, 'end_user_budget_id', end_user_budget_id,
+                    'rpm_limit', rpm_limit, 'tpm_limit', tpm_limit,
+                    'max_parallel_requests', max_parallel_requests,
+                    'access_group_ids', access_group_ids
+                )), '[]') from found
+            ),
+            'users', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'user_id', user_id, 'user_email', user_email, 'user_role', user_role,
+                    'models', models, 'max_budget', max_budget, 'budget_duration', budget_duration,
+                    'budget_limits', budget_limits, 'model_max_budget', model_max_budget,
+                    'rpm_limit', rpm_limit, 'tpm_limit', tpm_limit,
+                    'max_parallel_requests', max_parallel_requests
+                )), '[]') from app_user where user_id in (select f.user_id from found f)
+            ),
+            'teams', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'team_id', team_id, 'team_alias', team_alias,
+                    'organization_id', organization_id, 'models', models, 'blocked', blocked,
+                    'metadata', metadata, 'model_aliases', model_aliases,
+                    'max_budget', max_budget, 'budget_duration', budget_duration,
+                    'budget_limits', budget_limits, 'model_max_budget', model_max_budget,
+                    'rpm_limit', rpm_limit, 'tpm_limit', tpm_limit,
+                    'max_parallel_requests', max_parallel_requests,
+                    'access_group_ids', access_group_ids,
+                    'default_team_member_models', default_team_member_models
+                )), '[]') from teams
+            ),
+            'members', (select coalesce(jsonb_agg(to_jsonb(m)), '[]') from members m),
+            'organizations', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'organization_id', organization_id, 'budget_id', budget_id, 'models', models,
+                    'metadata', metadata
+                )), '[]') from organizations
+            ),
+            'organization_members', (
+                select coalesce(jsonb_agg(to_jsonb(m)), '[]') from organization_members m
+            ),
+            'projects', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'project_id', project_id, 'budget_id', budget_id, 'models', models,
+                    'blocked', blocked, 'metadata', metadata
+                )), '[]') from projects
+            ),
+            'access_groups', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'access_group_id', access_group_id, 'access_model_names', access_model_names
+                )), '[]') from access_group where access_group_id in (
+                    select unnest(f.access_group_ids) from found f
+                    union select unnest(t.access_group_ids) from teams t)
+            ),
+            'budgets', (
+                select coalesce(jsonb_agg(budget_document(b)), '[]')
+                from budget b where b.budget_id in (
+                    select f.budget_id from found f
+                    union all select f.end_user_budget_id from found f
+                    union all select t.metadata ->> 'team_member_budget_id' from teams t
+                    union all select m.budget_id from members m
+                    union all select o.budget_id from organizations o
+                    union all select m.budget_id from organization_members m
+                    union all select p.budget_id from projects p)
+            )
+        )
+    );
+end
+$$;
+
+-- What calls name besides their keys, with their budgets: `[{"kind", "id", "budget", "blocked",
+-- "models"}]`. What has no row is absent.
+create function load_subjects(
+    p_end_users text[], p_tags text[], p_groups text[], p_budgets text[]
+) returns jsonb language sql stable as $$
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'kind', s.kind, 'id', s.id, 'blocked', s.blocked, 'models', s.models,
+        'budget', (select budget_document(b) from budget b where b.budget_id = s.budget_id)
+    )), '[]')
+    from (
+        select 'end_user' as kind, end_user_id as id, blocked, models, budget_id
+        from end_user where end_user_id = any(p_end_users)
+        union all
+        select 'tag', name, false, '{}', budget_id from tag where name = any(p_tags)
+        union all
+        select 'model_access_group', access_group, false, '{}', budget_id
+        from model_access_group where access_group = any(p_groups)
+        union all
+        select 'budget', budget_id, false, '{}', budget_id
+        from budget where budget_id = any(p_budgets)
+    ) s
+$$;
+
+-- The ids that have rules, by kind; null where they are more than p_most. Readers that know them
+-- need not ask for others.
+create function subject_names(p_most integer) returns jsonb language sql stable as $$
+    select jsonb_build_object(
+        'end_user', (
+            select case when count(*) <= p_most then coalesce(jsonb_agg(id), '[]') end
+            from (select end_user_id as id from end_user
+                  where blocked or budget_id is not null or models <> '{}'
+                  limit p_most + 1) n),
+        'tag', (
+            select case when count(*) <= p_most then coalesce(jsonb_agg(id), '[]') end
+            from (select name as id from tag where budget_id is not null limit p_most + 1) n),
+        'model_access_group', (
+            select case when count(*) <= p_most then coalesce(jsonb_agg(id), '[]') end
+            from (select access_group as id from model_access_group
+                  where budget_id is not null limit p_most + 1) n)
     )
 $$;

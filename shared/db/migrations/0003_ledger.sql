@@ -24,7 +24,8 @@ create table call_payer (
     user_id         text collate "C" not null,
     team_id         text collate "C" not null,
     organization_id text collate "C" not null,
-    unique (key, key_alias, user_id, team_id, organization_id)
+    project_id      text collate "C" not null default '',
+    unique (key, key_alias, user_id, team_id, organization_id, project_id)
 );
 create index call_payer_user on call_payer (user_id) where user_id <> '';
 create index call_payer_team on call_payer (team_id) where team_id <> '';
@@ -66,6 +67,8 @@ create table spend_log (
 
 -- Equal values are stored once per index page, so these are small.
 create index spend_log_payer on spend_log (payer_id);
+create index spend_log_path on spend_log (path_id);
+create index spend_log_fault on spend_log (status, http_status) where status <> 'success';
 create index spend_log_end_user on spend_log (end_user) where end_user is not null;
 create index spend_log_session on spend_log (session_id) where session_id is not null;
 
@@ -78,8 +81,8 @@ select l.id, l.started_at, l.ended_at, l.ttft_ms, l.status, l.http_status, p.rou
     p.model_group, p.deployment_id, p.provider, p.api_base, p.region, p.instance, o.key,
     nullif(o.key_alias, '') as key_alias, nullif(o.user_id, '') as user_id,
     nullif(o.team_id, '') as team_id, nullif(o.organization_id, '') as organization_id,
-    l.end_user, l.prompt_tokens, l.completion_tokens, l.cached_tokens, l.cache_write_tokens,
-    l.reasoning_tokens, l.estimated, l.cost, l.tags, l.session_id, l.requester_ip, l.attempts,
+    nullif(o.project_id, '') as project_id, l.end_user, l.prompt_tokens, l.completion_tokens,
+    l.cached_tokens, l.cache_write_tokens, l.reasoning_tokens, l.estimated, l.cost, l.tags, l.session_id, l.requester_ip, l.attempts,
     l.error_type, l.upstream_id, l.stream
 from spend_log l join call_path p on p.id = l.path_id join call_payer o on o.id = l.payer_id;
 
@@ -181,8 +184,10 @@ create table ledger_rejected (
 );
 
 -- What an owner has spent. window_start_s is seconds since the epoch, 0 for the lifetime total.
--- kind: key, user, team, team_member (id `user:team`), organization, end_user, tag, global (id ''),
--- or whatever a budget scope `kind:id` names. Readers sum over shards; only 0 is written today.
+-- kind: key (id: the first token of a rotated one, see key_origin), user, team, team_member (id
+-- `user:team`), organization, organization_member (id `user:organization`), project, end_user, tag,
+-- global (id ''), or whatever a budget scope `kind:id` names. Readers sum over shards; only 0 is
+-- written today.
 create table spend_counter (
     kind              text collate "C" not null,
     id                text collate "C" not null,
@@ -219,10 +224,67 @@ create table daily_spend (
     failures           bigint not null,
     duration_ms        bigint not null,
     primary key (kind, id, day, key, model_group, model, provider, route, deployment_id)
-) with (fillfactor = 80);
-create index daily_spend_day on daily_spend (day, kind);
+) partition by list (kind);
+create index daily_spend_day on daily_spend (day);
+
+-- Pages read one kind, and kinds differ much in size.
+create table daily_spend_key partition of daily_spend for values in ('key')
+    with (fillfactor = 80);
+create table daily_spend_user partition of daily_spend for values in ('user')
+    with (fillfactor = 80);
+create table daily_spend_team partition of daily_spend for values in ('team')
+    with (fillfactor = 80);
+create table daily_spend_organization partition of daily_spend for values in ('organization')
+    with (fillfactor = 80);
+create table daily_spend_end_user partition of daily_spend for values in ('end_user')
+    with (fillfactor = 80);
+create table daily_spend_tag partition of daily_spend for values in ('tag')
+    with (fillfactor = 80);
+create table daily_spend_default partition of daily_spend default with (fillfactor = 80);
 comment on column daily_spend.successes is 'status success or client_closed';
 comment on column daily_spend.failures is 'status failure or interrupted';
+
+-- The same without models, for pages over all owners of a kind: an end user's or a tag's rows of
+-- daily_spend are about as many as its calls.
+create table daily_owner_spend (
+    kind               text collate "C" not null,
+    day                date not null,
+    id                 text collate "C" not null,
+    spend              numeric not null,
+    prompt_tokens      bigint not null,
+    completion_tokens  bigint not null,
+    cached_tokens      bigint not null,
+    cache_write_tokens bigint not null,
+    reasoning_tokens   bigint not null,
+    calls              bigint not null,
+    successes          bigint not null,
+    failures           bigint not null,
+    duration_ms        bigint not null,
+    primary key (kind, day, id)
+) with (fillfactor = 80);
+
+-- The same of all calls that have an owner of the kind, each once, whoever it is; every call has
+-- one of kind `key`.
+create table daily_model_spend (
+    kind               text collate "C" not null,
+    day                date not null,
+    model_group        text collate "C" not null,
+    model              text collate "C" not null,
+    provider           text collate "C" not null,
+    route              text collate "C" not null,
+    deployment_id      text collate "C" not null,
+    spend              numeric not null,
+    prompt_tokens      bigint not null,
+    completion_tokens  bigint not null,
+    cached_tokens      bigint not null,
+    cache_write_tokens bigint not null,
+    reasoning_tokens   bigint not null,
+    calls              bigint not null,
+    successes          bigint not null,
+    failures           bigint not null,
+    duration_ms        bigint not null,
+    primary key (kind, day, model_group, model, provider, route, deployment_id)
+) with (fillfactor = 50);
 
 -- Money that a process (instance and boot number) has been granted and has not yet spent.
 -- Grants add, the ledger subtracts what was spent, so what is left of a budget is always
@@ -236,6 +298,13 @@ create table budget_hold (
     primary key (scope, window_start_s, instance, boot)
 ) with (fillfactor = 50);
 create index budget_hold_owner on budget_hold (instance, boot);
+
+-- Whose counter a budget scope `kind:id` reads. Several budgets of one owner have scopes of their
+-- own, a unit separator and the budget's period behind the id, but the same counters.
+create function budget_owner(p_scope text) returns text
+language sql immutable parallel safe as $$
+    select split_part(substr(p_scope, length(split_part(p_scope, ':', 1)) + 2), chr(31), 1)
+$$;
 
 -- Takes what was spent off the holds of one owner. The arrays run in parallel. A dead owner's hold
 -- may have been released already: then nothing is left to take it from, and none is made.
@@ -272,7 +341,9 @@ language sql immutable as $$
     select o.kind, o.id
     from (values ('key', r.key), ('user', r.user_id), ('team', r.team_id),
                  ('team_member', r.user_id || ':' || r.team_id),
-                 ('organization', r.organization_id), ('end_user', r.end_user),
+                 ('organization', r.organization_id),
+                 ('organization_member', r.user_id || ':' || r.organization_id),
+                 ('project', r.project_id), ('end_user', r.end_user),
                  ('global', '')) as o (kind, id)
     where o.id is not null
     union all
@@ -321,25 +392,28 @@ begin
     order by 1, 2, 3, 4, 5, 6, 7
     on conflict do nothing;
 
-    insert into call_payer (key, key_alias, user_id, team_id, organization_id)
+    insert into call_payer (key, key_alias, user_id, team_id, organization_id, project_id)
     select distinct r.key, coalesce(r.key_alias, ''), coalesce(r.user_id, ''),
-        coalesce(r.team_id, ''), coalesce(r.organization_id, '')
+        coalesce(r.team_id, ''), coalesce(r.organization_id, ''), coalesce(r.project_id, '')
     from jsonb_to_recordset(p_rows) as r (
-        key text, key_alias text, user_id text, team_id text, organization_id text)
+        key text, key_alias text, user_id text, team_id text, organization_id text,
+        project_id text)
     where not exists (
         select from call_payer o
         where o.key = r.key and o.key_alias = coalesce(r.key_alias, '')
           and o.user_id = coalesce(r.user_id, '') and o.team_id = coalesce(r.team_id, '')
-          and o.organization_id = coalesce(r.organization_id, ''))
-    order by 1, 2, 3, 4, 5
+          and o.organization_id = coalesce(r.organization_id, '')
+          and o.project_id = coalesce(r.project_id, ''))
+    order by 1, 2, 3, 4, 5, 6
     on conflict do nothing;
 end $$;
 
 -- Posts one batch: p_rows is an array of pairs, a call's two journal records. What the second one
 -- says stands for what the first one said.
 -- One statement, one round trip. Rows whose id is known are skipped; exactly what was inserted is
--- added elsewhere. Tables are locked in the order cursor, names, log, roll-ups, activity, counters,
--- holds, each in key order, so that writers cannot deadlock; the rows that all share come late.
+-- added elsewhere. Tables are locked in the order cursor, names, log, daily_spend, activity,
+-- counters, the compact roll-ups, holds, each in key order, so that writers cannot deadlock; the
+-- rows that all share come late.
 -- Answers whether the batch was taken, where the cursor stands, and how many rows were new.
 create function ledger_apply(
     p_journal uuid, p_segment integer, p_from bigint, p_to bigint,
@@ -356,6 +430,7 @@ declare
     v_windows bigint[];
     v_costs   numeric[];
     v_said    jsonb;
+    v_days    daily_spend[];
 begin
     inserted := 0;
     select a.moved, a.stored into applied, stored
@@ -387,8 +462,9 @@ begin
             reasoning_tokens integer, http_status smallint, attempts smallint, estimated boolean,
             stream boolean, cost numeric, status text, route text, model text, model_group text,
             deployment_id text, provider text, api_base text, region text, key text,
-            key_alias text, user_id text, team_id text, organization_id text, end_user text,
-            session_id text, requester_ip text, error_type text, upstream_id text, tags text[])
+            key_alias text, user_id text, team_id text, organization_id text, project_id text,
+            end_user text, session_id text, requester_ip text, error_type text, upstream_id text,
+            tags text[])
         -- left: a row that lacks a name must fail on its id, not vanish.
         left join call_path p
             on p.instance = p_instance and p.route = r.route and p.model = r.model
@@ -398,6 +474,7 @@ begin
             on o.key = r.key and o.key_alias = coalesce(r.key_alias, '')
             and o.user_id = coalesce(r.user_id, '') and o.team_id = coalesce(r.team_id, '')
             and o.organization_id = coalesce(r.organization_id, '')
+            and o.project_id = coalesce(r.project_id, '')
         order by r.id
         on conflict (id) do nothing
         returning id)
@@ -409,18 +486,22 @@ begin
     -- As stored: the cost is rounded there, and the sums must be sums of what is shown.
     select array_agg(r) into v_rows from spend_row r where r.id = any (v_ids);
 
+    select array_agg(row(d.*)::daily_spend) into v_days
+    from (
+        select o.kind collate "C", o.id collate "C", (r.started_at at time zone 'UTC')::date,
+            r.key, r.model_group, r.model, r.provider, r.route,
+            case when o.kind = 'key' then r.deployment_id else '' end,
+            sum(r.cost), sum(r.prompt_tokens), sum(r.completion_tokens), sum(r.cached_tokens),
+            sum(r.cache_write_tokens), sum(r.reasoning_tokens), count(*),
+            count(*) filter (where r.status in ('success', 'client_closed')),
+            count(*) filter (where r.status in ('failure', 'interrupted')),
+            sum(round(extract(epoch from r.ended_at - r.started_at) * 1000)::bigint)
+        from unnest(v_rows) r cross join lateral spend_owners(r) o
+        where o.kind not in ('team_member', 'organization_member', 'project', 'global')
+        group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+    ) d;
     insert into daily_spend as t
-    select o.kind collate "C", o.id collate "C", (r.started_at at time zone 'UTC')::date,
-        r.key, r.model_group, r.model, r.provider, r.route,
-        case when o.kind = 'key' then r.deployment_id else '' end,
-        sum(r.cost), sum(r.prompt_tokens), sum(r.completion_tokens), sum(r.cached_tokens),
-        sum(r.cache_write_tokens), sum(r.reasoning_tokens), count(*),
-        count(*) filter (where r.status in ('success', 'client_closed')),
-        count(*) filter (where r.status in ('failure', 'interrupted')),
-        sum(round(extract(epoch from r.ended_at - r.started_at) * 1000)::bigint)
-    from unnest(v_rows) r cross join lateral spend_owners(r) o
-    where o.kind not in ('team_member', 'global')
-    group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+    select d.* from unnest(v_days) d
     order by 1, 2, 3, 4, 5, 6, 7, 8, 9
     on conflict (kind, id, day, key, model_group, model, provider, route, deployment_id)
     do update set
@@ -456,11 +537,13 @@ begin
     select m.kind collate "C", m.owner collate "C", m.window_start_s, 0, sum(r.cost), count(*),
         sum(r.prompt_tokens), sum(r.completion_tokens)
     from (
-        select r.id as call, o.kind, o.id as owner, 0::bigint as window_start_s
+        select r.id as call, o.kind,
+            coalesce((select k.origin from key_origin k where o.kind = 'key' and k.token = o.id),
+                o.id) as owner,
+            0::bigint as window_start_s
         from unnest(v_rows) r cross join lateral spend_owners(r) o
         union
-        select c.call, split_part(c.scope, ':', 1),
-            substr(c.scope, length(split_part(c.scope, ':', 1)) + 2), c.window_start_s
+        select c.call, split_part(c.scope, ':', 1), budget_owner(c.scope), c.window_start_s
         from unnest(v_calls, v_scopes, v_windows) as c (call, scope, window_start_s)
     ) m join unnest(v_rows) r on r.id = m.call
     group by 1, 2, 3
@@ -470,6 +553,53 @@ begin
         calls = t.calls + excluded.calls,
         prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
         completion_tokens = t.completion_tokens + excluded.completion_tokens;
+
+    insert into daily_owner_spend as t
+    select d.kind, d.day, d.id, sum(d.spend), sum(d.prompt_tokens), sum(d.completion_tokens),
+        sum(d.cached_tokens), sum(d.cache_write_tokens), sum(d.reasoning_tokens), sum(d.calls),
+        sum(d.successes), sum(d.failures), sum(d.duration_ms)
+    from unnest(v_days) d
+    group by 1, 2, 3
+    order by 1, 2, 3
+    on conflict (kind, day, id) do update set
+        spend = t.spend + excluded.spend,
+        prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = t.completion_tokens + excluded.completion_tokens,
+        cached_tokens = t.cached_tokens + excluded.cached_tokens,
+        cache_write_tokens = t.cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = t.reasoning_tokens + excluded.reasoning_tokens,
+        calls = t.calls + excluded.calls,
+        successes = t.successes + excluded.successes,
+        failures = t.failures + excluded.failures,
+        duration_ms = t.duration_ms + excluded.duration_ms;
+
+    insert into daily_model_spend as t
+    select k.kind collate "C", (r.started_at at time zone 'UTC')::date, r.model_group, r.model,
+        r.provider, r.route, r.deployment_id,
+        sum(r.cost), sum(r.prompt_tokens), sum(r.completion_tokens), sum(r.cached_tokens),
+        sum(r.cache_write_tokens), sum(r.reasoning_tokens), count(*),
+        count(*) filter (where r.status in ('success', 'client_closed')),
+        count(*) filter (where r.status in ('failure', 'interrupted')),
+        sum(round(extract(epoch from r.ended_at - r.started_at) * 1000)::bigint)
+    from unnest(v_rows) r
+    cross join lateral (
+        values ('key', true), ('user', r.user_id is not null), ('team', r.team_id is not null),
+            ('organization', r.organization_id is not null),
+            ('end_user', r.end_user is not null), ('tag', r.tags is not null)) k (kind, has)
+    where k.has
+    group by 1, 2, 3, 4, 5, 6, 7
+    order by 1, 2, 3, 4, 5, 6, 7
+    on conflict (kind, day, model_group, model, provider, route, deployment_id) do update set
+        spend = t.spend + excluded.spend,
+        prompt_tokens = t.prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = t.completion_tokens + excluded.completion_tokens,
+        cached_tokens = t.cached_tokens + excluded.cached_tokens,
+        cache_write_tokens = t.cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = t.reasoning_tokens + excluded.reasoning_tokens,
+        calls = t.calls + excluded.calls,
+        successes = t.successes + excluded.successes,
+        failures = t.failures + excluded.failures,
+        duration_ms = t.duration_ms + excluded.duration_ms;
 
     perform budget_settle(p_instance, p_boot, v_scopes, v_windows, v_costs, p_owner_dead);
 end $$;

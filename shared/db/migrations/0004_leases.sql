@@ -236,8 +236,7 @@ begin
 
     select
         (select coalesce(sum(c.spend), 0) from spend_counter c
-         where c.kind = split_part(i.scope, ':', 1)
-           and c.id = substr(i.scope, length(split_part(i.scope, ':', 1)) + 2)
+         where c.kind = split_part(i.scope, ':', 1) and c.id = budget_owner(i.scope)
            and c.window_start_s = i.window_id),
         (select coalesce(sum(greatest(0, h.held)), 0)
          from budget_hold h left join money_lease m using (scope, window_start_s, instance, boot)

@@ -55,7 +55,7 @@ async def readiness(request: web.Request, rt: Runtime) -> web.Response:
 
 async def readiness_details(request: web.Request, rt: Runtime) -> web.Response:
     """Readiness with what an operator wants to know; for the master key."""
-    if not rt.public_readiness_details:
+    if not rt.config.general.allow_public_health_readiness_details:
         _master_only(await caller(request, rt))
     return reply(
         {
@@ -103,7 +103,7 @@ async def health(request: web.Request, rt: Runtime) -> web.Response:
 
 async def metrics(request: web.Request, rt: Runtime) -> web.Response:
     """Prometheus exposition, summed over the processes of this state directory."""
-    if rt.metrics_need_key:
+    if rt.config.litellm.require_auth_for_metrics_endpoint:
         await caller(request, rt)
     body, content_type = await rt.scrape()
     return web.Response(body=body, headers={"content-type": content_type})

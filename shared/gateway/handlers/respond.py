@@ -12,7 +12,8 @@ from aiohttp import web
 from shared.domain.errors import GatewayError
 from shared.domain.keys import Principal, hash_key
 from shared.gateway.authenticate import MASTER, usable
-from shared.keys.presented import presented_key
+from shared.gateway.bearer import bearer_principal
+from shared.keys.presented import is_token, presented_key
 
 if TYPE_CHECKING:
     from shared.gateway.runtime import Runtime
@@ -46,7 +47,10 @@ async def caller(request: web.Request, rt: Runtime) -> Principal:
     """Who asks; raises `AuthenticationFailed`, or `StoreUnavailable` when nobody can tell."""
     if rt.master_token is None:
         return MASTER
-    token = hash_key(presented_key(request.headers, rt.key_header))
+    plain = presented_key(request.headers, rt.key_header, longest=rt.longest_key)
+    token = hash_key(plain)
     if hmac.compare_digest(token, rt.master_token):
         return MASTER
+    if rt.bearers is not None and is_token(plain):
+        return await bearer_principal(request.headers, plain, request.remote, rt)
     return usable(await rt.keys.find(token), rt)

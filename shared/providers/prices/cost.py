@@ -8,7 +8,7 @@
              + audio × audio rate
 
 A prompt over a tier's threshold prices the whole call by that tier. The sum is exact; it is
-rounded once, half to even, to 1e-10 USD.
+rounded once, half to even, to 1e-10 USD. What is charged for each call is put on at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cost_units(entry: PriceEntry, usage: Usage) -> int:
     double = rest + rest
     if double > divisor or (double == divisor and units & 1):
         units += 1
-    return units
+    return units + scale.fixed
 
 
 def _total(level: Level, usage: Usage) -> int:

@@ -21,12 +21,13 @@ class Scale:
     """Rates as integers of one power of ten, so that a cost is exact until it is rounded once.
 
     `divisor` takes a sum of products to units of 1e-10 USD. `steps` are the tiers, highest
-    threshold first.
+    threshold first. `fixed` units are put on every cost above zero.
     """
 
     divisor: int
     base: Level
     steps: tuple[tuple[int, Level], ...]
+    fixed: int = 0
 
     @classmethod
     def of(cls, rates: Rates) -> Scale:
@@ -36,7 +37,12 @@ class Scale:
         base, *steps = (_whole(level, digits) for level in levels)
         above = [tier.above for tier in rates.tiers]
         ordered = sorted(zip(above, steps, strict=True), reverse=True)
-        return cls(divisor=10 ** (digits - COST_DIGITS), base=base, steps=tuple(ordered))
+        return cls(
+            divisor=10 ** (digits - COST_DIGITS),
+            base=base,
+            steps=tuple(ordered),
+            fixed=int(rates.per_request.scaleb(COST_DIGITS)),
+        )
 
 
 @frozen
