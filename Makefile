@@ -17,7 +17,7 @@ PYTEST := $(BIN)/pytest -n $(N) --dist loadgroup --durations=20
 .DEFAULT_GOAL := help
 .PHONY: help install run-worker run-admin run migrate db-up db-stop db-reset \
 	test test-unit test-contract test-integration test-faults bench \
-	check lint format typecheck contracts lock lock-check update-prices clean
+	check lint format typecheck contracts lock lock-check routes update-prices clean
 
 ## Start
 
@@ -115,6 +115,10 @@ lock: ## Write both lock files from setup.cfg (ARGS=--upgrade)
 lock-check: ## Whether the lock files are what setup.cfg asks for
 	$(DEV)
 	@$(BIN)/python deploy/local/lock.py --check
+
+routes: ## Write what docs and tests say of the management routes (ARGS=--check)
+	$(DEV)
+	@$(BIN)/python -P deploy/local/route_pages.py $(ARGS)
 
 update-prices: ## Convert the newest public price facts into our table
 	$(DEV)

@@ -1,68 +1,66 @@
-"""The command `meridian`: what an operator does beside running the two services.
+"""The command `meridian`.
 
-Exit status: 0 done; 1 a check of `doctor` failed; 2 the command, the configuration or a migration
-is wrong; 3 the database cannot be reached.
+The commands beside the services are in `services.admin.commands`, those over the management API in
+`services.cli`. Only the modules of the command that is asked for are loaded.
+
+Exit status: 0 done; 1 a check failed, or the proxy refused; 2 the command, the configuration or a
+migration is wrong; 3 the database or the proxy cannot be reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import os
-import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
-
-from services.admin.doctor import Verdict, diagnose
-from shared.config.distribution import check_distribution, version
-from shared.config.settings import Settings
-from shared.config.startup import read_configuration
-from shared.db.local import ensure_local_postgres, reset_local_postgres, stop_local_postgres
-from shared.db.migrate import load_migrations, migrate
+from services.admin.litellm_import.options import add_import_command
+from services.cli.parser import NOUNS, add_nouns
+from services.cli.status import DONE, FAILED, INTERRUPTED, UNREACHABLE, WRONG
 from shared.domain.capabilities import Binary
-from shared.domain.errors import ConfigError, StoreUnavailable
 
-DONE, FAILED, WRONG, UNREACHABLE = 0, 1, 2, 3
-
-Command = Callable[[argparse.Namespace, Mapping[str, str]], int]
+__all__ = ["DONE", "FAILED", "UNREACHABLE", "WRONG", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script."""
-    options = _parser().parse_args(arguments)
-    command: Command = options.command
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(words[0] if words and words[0] in NOUNS else None).parse_args(words)
     try:
-        if command is not _doctor:
-            check_distribution()
-        return command(options, os.environ)
-    except ConfigError as error:
-        _complain(str(error))
-        return WRONG
-    except StoreUnavailable as error:
-        _complain(str(error))
-        return UNREACHABLE
+        if options.noun is None:
+            from services.admin.commands import run  # noqa: PLC0415 - the database takes 0.1 s
+
+            return run(options.command, options, os.environ)
+        from services.cli.run import run_api  # noqa: PLC0415 - aiohttp takes 0.2 s
+
+        return run_api(options, os.environ)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(noun: str | None = None) -> argparse.ArgumentParser:
+    """All commands; of those over the API only a noun's, where it is known which is asked for."""
     parser = argparse.ArgumentParser(
         prog="meridian",
         description="Look after a Meridian installation.",
-        epilog="Exit status: 0 done, 1 a check of doctor failed, 2 wrong command, configuration "
-        "or migration, 3 database unreachable.",
+        epilog="Exit status: 0 done, 1 a check failed or the proxy refused, 2 wrong command, "
+        "configuration or migration, 3 database or proxy unreachable.",
     )
+    parser.set_defaults(noun=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    if noun is None:
+        _add_commands(commands)
+    add_nouns(commands, noun)
+    return parser
 
+
+def _add_commands(commands: Any) -> None:
     migrating = commands.add_parser("migrate", help="apply the missing schema migrations")
     migrating.add_argument("--dry-run", action="store_true", help="only list them")
     migrating.add_argument("--to", type=int, metavar="N", help="stop after version N")
-    _common(migrating, _migrate)
+    _common(migrating, "migrate")
 
     config = commands.add_parser("config", help="look at the configuration")
     checks = config.add_subparsers(required=True, metavar="COMMAND")
@@ -71,153 +69,33 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--binary", choices=[str(binary) for binary in Binary], default=str(Binary.WORKER)
     )
-    checking.set_defaults(command=_config_check)
+    checking.set_defaults(command="config check")
 
-    _common(commands.add_parser("doctor", help="check what an installation needs"), _doctor)
-    _common(commands.add_parser("version", help="print the version"), _version)
+    _common(commands.add_parser("doctor", help="check what an installation needs"), "doctor")
+    _common(commands.add_parser("version", help="print the version"), "version")
     _database_commands(commands)
-    return parser
+    add_import_command(commands)
 
 
 def _database_commands(commands: Any) -> None:
     database = commands.add_parser("db", help="the local PostgreSQL of this user")
     inner = database.add_subparsers(required=True, metavar="COMMAND")
-    for name, text, command in (
-        ("up", "start it and apply the migrations", _db_up),
-        ("stop", "stop it", _db_stop),
-        ("reset", "stop it and delete all its data", _db_reset),
-        ("dsn", "print its address, password included", _db_dsn),
+    for name, text in (
+        ("up", "start it and apply the migrations"),
+        ("stop", "stop it"),
+        ("reset", "stop it and delete all its data"),
+        ("dsn", "print its address, password included"),
     ):
         parser = inner.add_parser(name, help=text)
-        parser.set_defaults(command=command)
+        parser.set_defaults(command=f"db {name}")
         if name == "reset":
             parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _common(parser: argparse.ArgumentParser, command: Command) -> None:
+def _common(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--config", type=Path, metavar="PATH", help="default: CONFIG_FILE_PATH")
     parser.set_defaults(command=command)
-
-
-def _settings(environ: Mapping[str, str], config: Path | None = None) -> Settings:
-    """What holds for the admin; a file is read only where one is named."""
-    if config is not None or environ.get("CONFIG_FILE_PATH"):
-        return read_configuration(environ, Binary.ADMIN, config).settings
-    return Settings.from_environ(environ, Binary.ADMIN)
-
-
-def _migrate(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    settings = _settings(environ, options.config)
-    if settings.direct_dsn is not None:
-        dsn = settings.direct_dsn.reveal()
-    else:
-        dsn = ensure_local_postgres(environ, settings.state_dir).dsn
-    applied = asyncio.run(migrate(dsn, to=options.to, dry_run=options.dry_run))
-    names = [migration.name for migration in applied]
-    if options.json:
-        _print_json({"dry_run": options.dry_run, "migrations": names})
-    elif names:
-        _say(*(f"{'would apply' if options.dry_run else 'applied'} {name}" for name in names))
-    else:
-        _say("nothing to apply")
-    return DONE
-
-
-def _config_check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    configuration = read_configuration(environ, Binary(options.binary), options.path)
-    gateway = configuration.gateway
-    _say(*(f"notice: {notice}" for notice in configuration.notices))
-    _say(f"{gateway.source}: valid")
-    return DONE
-
-
-def _doctor(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    settings: Settings | ConfigError
-    try:
-        settings = _settings(environ, options.config)
-    except ConfigError as error:
-        settings = error
-    findings = []
-    for finding in diagnose(settings, environ):
-        findings.append(finding)
-        if not options.json:
-            _say(f"{finding.verdict:<5} {finding.check}: {finding.text}")
-            if finding.fix is not None:
-                _say(f"      fix: {finding.fix}")
-    failed = any(finding.verdict is Verdict.FAIL for finding in findings)
-    if options.json:
-        _print_json({"ok": not failed, "checks": [attrs.asdict(finding) for finding in findings]})
-    return FAILED if failed else DONE
-
-
-def _version(options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
-    facts = {
-        "version": version(),
-        "python": platform.python_version(),
-        "schema": len(load_migrations()),
-    }
-    if options.json:
-        _print_json(facts)
-    else:
-        _say(f"meridian {facts['version']} (Python {facts['python']}, schema {facts['schema']})")
-    return DONE
-
-
-def _db_up(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    local = ensure_local_postgres(environ, _local_state_dir(environ))
-    applied = asyncio.run(migrate(local.dsn))
-    state = "started" if local.started else "was running"
-    _say(f"PostgreSQL {local.major} {state}: {local.masked_dsn}")
-    if local.notice is not None:
-        _say(local.notice)
-    _say(*(f"applied {migration.name}" for migration in applied))
-    return DONE
-
-
-def _db_stop(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    stopped = stop_local_postgres(_settings(environ).state_dir)
-    _say("stopped" if stopped else "none was running")
-    return DONE
-
-
-def _db_reset(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    state_dir = _settings(environ).state_dir
-    if not options.yes:
-        if not sys.stdin.isatty():
-            raise ConfigError("db reset deletes all data of the local PostgreSQL: add --yes")
-        sys.stdout.write(f"Delete all data of the local PostgreSQL of {state_dir}? [y/N] ")
-        sys.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return FAILED
-    _say("deleted" if reset_local_postgres(state_dir) else "there was none")
-    return DONE
-
-
-def _db_dsn(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    _say(ensure_local_postgres(environ, _local_state_dir(environ)).dsn)
-    return DONE
-
-
-def _local_state_dir(environ: Mapping[str, str]) -> Path:
-    settings = _settings(environ)
-    if not settings.local_mode:
-        raise ConfigError("DATABASE_URL is set, so there is no local PostgreSQL: unset it first")
-    return settings.state_dir
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    _say(json.dumps(value, indent=2))
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"meridian: {text}\n")
 
 
 if __name__ == "__main__":

@@ -35,18 +35,28 @@ class Access:
 
     `roles` may call it about anything that the handler shows them; `relations` only about objects
     to which they are that (`AdminCall.require`). A proxy admin viewer may read what GET shows.
+    `named` is who else may with a key whose `allowed_routes` name the route.
     """
 
     roles: frozenset[Role] = frozenset()
     relations: frozenset[Relation] = frozenset()
     master_only: bool = False
+    named: frozenset[Role | Relation] = frozenset()
+
+    def for_key(self, *, names_it: bool) -> Access:
+        """Who may with a key whose `allowed_routes` name the route, or do not."""
+        if not names_it or not self.named:
+            return self
+        wider = access(*self.roles, *self.relations, *self.named)
+        return Access(wider.roles, wider.relations, self.master_only)
 
 
-def access(*who: Role | Relation) -> Access:
+def access(*who: Role | Relation, named: tuple[Role | Relation, ...] = ()) -> Access:
     """An `Access` of roles and relations."""
     return Access(
         frozenset(each for each in who if isinstance(each, Role)),
         frozenset(each for each in who if isinstance(each, Relation)),
+        named=frozenset(named),
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from shared.domain.keys import MASTER_KEY_NAME
 from shared.telemetry.redact import MASK, Redactor, is_secret
 
 # Stored forms of keys are names of objects, and say nothing of the plain key.
 _HASHES = frozenset({"token", "token_id", "key", "active_token"})
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 Members = Mapping[str, Any]
 
@@ -33,7 +36,7 @@ def _value(redactor: Redactor, name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if name in _HASHES and isinstance(value, str):
-        return MASK if value.startswith("sk-") else value
+        return value if _HASH.fullmatch(value) or value == MASTER_KEY_NAME else MASK
     if is_secret(name):
         return MASK
     if isinstance(value, Decimal):

@@ -12,23 +12,29 @@ import hmac
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from services.admin.api.access import Access, Relation, Role, role_of
 from services.admin.api.refusals import Detail
 from shared.db.callers import LoadedCaller, load_caller
 from shared.domain.errors import AuthenticationFailed, PermissionDenied, StoreUnavailable
-from shared.domain.keys import KEY_PREFIX, MASTER_KEY_NAME, Principal, VirtualKey, hash_key
-from shared.keys.presented import presented_key
-from shared.keys.principal import Owners, build_principal, check_usable, unknown_key
+from shared.domain.keys import (
+    KEY_PREFIX,
+    MASTER_KEY_NAME,
+    MASTER_USER_ID,
+    Principal,
+    VirtualKey,
+    hash_key,
+)
+from shared.keys.presented import LONGEST_KEY, LONGEST_TOKEN, is_token, presented_key
+from shared.keys.principal import build_principal, check_usable, unknown_key
 from shared.keys.routes import names_route
+from shared.telemetry.redact import Redactor
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from services.admin.api.deps import AdminServices
-
-MASTER_USER_ID = "default_user_id"
 
 _MASTER = Principal(key=VirtualKey(token=MASTER_KEY_NAME, user_id=MASTER_USER_ID), master=True)
 _LONGEST_NAME = 512
@@ -72,8 +78,13 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """Whom a change is attributed to."""
-        return self.changed_by or self.user_id or self.token
+        """Whom a change is attributed to: whom the caller names, else the caller."""
+        return self.changed_by or self.identity
+
+    @property
+    def identity(self) -> str:
+        """Who the caller is, whatever it says: its user, else its key."""
+        return self.user_id or self.token
 
     @property
     def admin_teams(self) -> frozenset[str]:
@@ -121,10 +132,14 @@ async def authenticate(request: web.Request, services: AdminServices) -> Caller:
     master = Caller(_MASTER, Role.PROXY_ADMIN, changed_by=changed_by, source_ip=source_ip)
     if services.master_token is None:
         return master
-    plain = presented_key(request.headers, services.key_header)
+    longest = LONGEST_KEY if services.jwt is None else LONGEST_TOKEN
+    plain = presented_key(request.headers, services.key_header, longest=longest)
     token = hash_key(plain)
     if hmac.compare_digest(token, services.master_token):
         return master
+    if services.jwt is not None and is_token(plain):
+        caller = await services.jwt.caller(plain, services, source_ip)
+        return evolve(caller, changed_by=changed_by)
     if not plain.startswith(KEY_PREFIX):
         raise AuthenticationFailed(f"A virtual key begins with '{KEY_PREFIX}'")
     loaded = await load_caller(services.store, token)
@@ -148,6 +163,7 @@ def admit(caller: Caller, method: str, path: str, groups: frozenset[str], allowe
     routes = caller.principal.key.allowed_routes
     if routes and not names_route(routes, path, groups):
         raise Detail(403, f"This key is not allowed to call {path}: see its allowed_routes")
+    allowed = allowed.for_key(names_it=bool(routes))
     if caller.is_admin or caller.role in allowed.roles:
         return
     if caller.role is Role.PROXY_ADMIN_VIEWER:
@@ -167,18 +183,11 @@ def _principal(token: str, loaded: LoadedCaller, services: AdminServices) -> Pri
     if not principals.keys:
         raise unknown_key()
     key = principals.keys[0].key
-    principal = build_principal(
-        Owners(
-            key,
-            user=principals.users.get(key.user_id or ""),
-            team=principals.teams.get(key.team_id or ""),
-            budget=principals.budgets.get(key.budget_id or ""),
-        )
-    )
+    principal = build_principal(principals.owners_of(key))
     check_usable(principal, services.clock.now())
     return principal
 
 
 def _changed_by(request: web.Request) -> str | None:
     name = request.headers.get("litellm-changed-by", "")[:_LONGEST_NAME]
-    return name.encode("utf-8", "replace").decode() or None
+    return Redactor().text(name.encode("utf-8", "replace").decode()) or None

@@ -6,7 +6,7 @@ no table knows are ignored, as the reference does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -60,6 +60,17 @@ def read_fields(body: Mapping[str, Any], fields: tuple[Field, ...]) -> dict[str,
     if first is not None:
         raise first
     return values
+
+
+def fields_schema(fields: Iterable[Field]) -> dict[str, Any]:
+    """The schema of an object with these fields, of which all but the required may be null."""
+    properties, required = {}, []
+    for field in fields:
+        nullable = {"anyOf": [field.read.schema, {"type": "null"}]}
+        properties[field.name] = field.read.schema if field.required else nullable
+        if field.required:
+            required.append(field.name)
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def placed(values: Mapping[str, Any], fields: tuple[Field, ...], place: Place) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from services.admin.api.values import (
@@ -15,7 +17,9 @@ from services.admin.api.values import (
     instant,
     listing,
     mapping,
+    members_of,
     money,
+    reader,
     text,
 )
 from shared.limits.windows import parse_budget_duration, parse_duration
@@ -23,6 +27,7 @@ from shared.limits.windows import parse_budget_duration, parse_duration
 _PERIOD_NAMES = ("budget_duration", "time_period")
 
 
+@reader(**text.schema, examples=["30d"])
 def duration(value: Any, loc: Loc) -> str:
     """A duration, or `-1` for ever."""
     given = text(value, loc)
@@ -31,6 +36,7 @@ def duration(value: Any, loc: Loc) -> str:
     return given
 
 
+@reader(**text.schema, examples=["30d"])
 def budget_duration(value: Any, loc: Loc) -> str:
     """A period after which a budget starts anew."""
     given = text(value, loc)
@@ -38,11 +44,17 @@ def budget_duration(value: Any, loc: Loc) -> str:
     return given
 
 
+@reader(**money.schema)
 def amount(value: Any, loc: Loc) -> float:
     """An amount in USD as it goes into a JSON column."""
     return float(money(value, loc))
 
 
+@reader(
+    **members_of(
+        "budget_duration", "max_budget", budget_duration=budget_duration, max_budget=amount
+    )
+)
 def budget_window(value: Any, loc: Loc) -> dict[str, Any]:
     """One of several budgets that run at once."""
     members = document(value, loc)
@@ -56,6 +68,11 @@ def budget_window(value: Any, loc: Loc) -> dict[str, Any]:
     return members
 
 
+@reader(
+    **members_of(
+        max_budget=amount, budget_duration=budget_duration, tpm_limit=count(), rpm_limit=count()
+    )
+)
 def model_budget(value: Any, loc: Loc) -> dict[str, Any]:
     """What may be spent on one model, and its rates."""
     members = document(value, loc)
@@ -71,6 +88,7 @@ def model_budget(value: Any, loc: Loc) -> dict[str, Any]:
     return members
 
 
+@reader(**instant.schema)
 def moment(value: Any, loc: Loc) -> str:
     """A time as it goes into a JSON column."""
     return instant(value, loc).isoformat()
@@ -94,14 +112,21 @@ _OBJECT_PERMISSION_LISTS = (
 )
 
 
+_OBJECT_PERMISSION: Mapping[str, Reader] = MappingProxyType(
+    {
+        **dict.fromkeys(_OBJECT_PERMISSION_LISTS, texts),
+        "mcp_tool_permissions": mapping(texts),
+        "mcp_tool_search_enabled": flag,
+    }
+)
+
+
+@reader(**members_of(**_OBJECT_PERMISSION))
 def object_permission(value: Any, loc: Loc) -> dict[str, Any]:
     """What its holder may reach besides models."""
     members = document(value, loc)
-    readers: dict[str, Reader] = dict.fromkeys(_OBJECT_PERMISSION_LISTS, texts)
-    readers["mcp_tool_permissions"] = mapping(texts)
-    readers["mcp_tool_search_enabled"] = flag
     return {
         name: read(members[name], (*loc, name))
-        for name, read in readers.items()
+        for name, read in _OBJECT_PERMISSION.items()
         if members.get(name) is not None
     }

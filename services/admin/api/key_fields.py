@@ -31,9 +31,11 @@ from services.admin.api.values import (
     listing,
     mapping,
     money,
+    reader,
     text,
 )
 from shared.domain.errors import InvalidRequest
+from shared.limits.windows import parse_duration
 
 KEY_TYPE_ROUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -45,6 +47,7 @@ KEY_TYPE_ROUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _UNSAFE_ALIAS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+@reader(**text.schema)
 def _alias(value: Any, loc: Loc) -> str | None:
     alias = text(value, loc)
     if _UNSAFE_ALIAS.search(alias):
@@ -52,6 +55,15 @@ def _alias(value: Any, loc: Loc) -> str | None:
     if ".." in re.split(r"[/\\]", alias):
         raise InvalidRequest("key_alias must not hold a '..' segment", param="key_alias")
     return alias or None
+
+
+@reader(**text.schema, examples=["24h"])
+def _grace(value: Any, loc: Loc) -> str:
+    """How long a rotated key works on; an empty one is not at all, and so is none."""
+    given = text(value, loc)
+    if given not in {"", "0", "0s"}:
+        parse_duration(given, param="grace_period")
+    return given
 
 
 _COLUMNS = (
@@ -137,7 +149,25 @@ DELETE_FIELDS = (
     Field("keys", texts, Place.CONTROL),
     Field("key_aliases", texts, Place.CONTROL),
 )
-BLOCK_FIELDS = (Field("key", text, Place.CONTROL),)
+BLOCK_FIELDS = (Field("key", text, Place.CONTROL, required=True),)
+V2_INFO_FIELDS = DELETE_FIELDS
+RESET_FIELDS = (Field("reset_to", money, Place.CONTROL, required=True),)
+ROTATION_FIELDS = (
+    Field("key", text, Place.CONTROL),
+    Field("new_key", text, Place.CONTROL),
+    Field("grace_period", _grace, Place.CONTROL),
+    Field("new_master_key", text, Place.CONTROL),
+)
+BULK_FIELDS = (Field("keys", listing(document), Place.CONTROL, required=True),)
+BULK_ITEM_NAMES = frozenset(
+    {"key", "budget_id", "max_budget", "team_id", "tags", "object_permission"}
+)
+TEAM_BULK_FIELDS = (
+    Field("team_id", text, Place.CONTROL, required=True),
+    Field("key_ids", texts, Place.CONTROL),
+    Field("all_keys_in_team", flag, Place.CONTROL),
+    Field("update_fields", document, Place.CONTROL, required=True),
+)
 
 METADATA_NAMES = tuple(field.name for field in _METADATA)
 

@@ -1,4 +1,4 @@
-"""What /key/list asks for, and what of it a caller may see."""
+"""What /key/list and /key/aliases ask for, and what of it a caller may see."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ from datetime import datetime
 from attrs import evolve, frozen
 
 from services.admin.api.auth import Caller
+from services.admin.api.parameters import (
+    choice_parameter,
+    flag_parameters,
+    order_parameters,
+    page_parameters,
+    text_parameters,
+)
 from services.admin.api.query import Query
-from shared.db.key_list import SORTABLE, KeyFilter
+from shared.db.key_list import SORTABLE, KeyFilter, KeyScope
+from shared.db.key_owners import teams_of, teams_that_permit
+from shared.db.rows import Connection
 from shared.domain.errors import PermissionDenied
 from shared.keys.generate import stored_form
 
 _LARGEST_PAGE = 100
+_LIST = "/key/list"
 _MOST_PAGES = 10_000_000
 _STATUSES = ("active", "expired", "revoked", "deleted")
+
+LIST_PARAMETERS = (
+    *page_parameters(10, _LARGEST_PAGE, size="size"),
+    *order_parameters(*SORTABLE),
+    choice_parameter("status", *_STATUSES),
+    choice_parameter("expires", "expired", "active"),
+    choice_parameter("expand", "user"),
+    *text_parameters("user_id", "team_id", "organization_id", "project_id", "agent_id"),
+    *text_parameters("access_group_id", "key_hash", "key_alias", "search"),
+    *flag_parameters("return_full_object", "substring_matching"),
+    *flag_parameters("include_created_by_keys", "include_team_keys"),
+)
+ALIAS_PARAMETERS = (
+    *page_parameters(50, _LARGEST_PAGE, size="size"),
+    *text_parameters("team_id", "search"),
+)
 
 
 @frozen(kw_only=True)
@@ -34,21 +60,71 @@ class KeyList:
         return (self.page - 1) * self.size
 
 
-def read_key_list(query: Query, caller: Caller, now: datetime) -> KeyList:
-    """The list that the query asks for, narrowed to what the caller may see.
-
-    Without a role a key sees the keys of its user, or only itself; asking for others is 403.
-    """
+def read_key_list(query: Query, now: datetime) -> KeyList:
+    """The list that the query asks for."""
     whole = query.flag("return_full_object")
-    chosen = _chosen(query, now)
     return KeyList(
-        chosen=chosen if caller.sees_all else _scoped(chosen, caller),
+        chosen=_chosen(query, now),
         page=query.whole("page", default=1, low=1, high=_MOST_PAGES),
         size=query.whole("size", default=10, low=1, high=_LARGEST_PAGE),
         sort_by=query.choice("sort_by", tuple(SORTABLE)) or "created_at",
         descending=query.choice("sort_order", ("asc", "desc")) != "asc",
         whole_rows=whole or query.choice("expand", ("user",)) is not None,
     )
+
+
+def read_alias_list(query: Query, now: datetime) -> KeyList:
+    """The aliases that the query asks for; `search` is a part of them."""
+    return KeyList(
+        chosen=KeyFilter(
+            now=now,
+            team_id=query.text("team_id"),
+            key_alias=query.text("search"),
+            substring=True,
+            with_team_keys=True,
+        ),
+        page=query.whole("page", default=1, low=1, high=_MOST_PAGES),
+        size=query.whole("size", default=50, low=1, high=_LARGEST_PAGE),
+        sort_by="key_alias",
+        descending=False,
+        whole_rows=False,
+    )
+
+
+async def narrowed(connection: Connection, chosen: KeyFilter, caller: Caller) -> KeyFilter:
+    """A filter within what the caller may see; `PermissionDenied` if it asks for others' keys.
+
+    That is the caller's own keys, and where they are asked for those of the teams and
+    organizations that it administers, or whose members may list keys.
+    """
+    if caller.sees_all:
+        return chosen
+    organizations = tuple(sorted(caller.admin_organizations))
+    teams = caller.admin_teams | {
+        *await teams_of(connection, organizations),
+        *await teams_that_permit(connection, caller.teams, _LIST),
+    }
+    wide = _check_asked(chosen, caller, teams)
+    created_by = caller.user_id if chosen.with_created else None
+    scope = KeyScope(user_id=caller.user_id, token=caller.token, created_by=created_by)
+    if wide or chosen.with_team_keys or chosen.token is not None:
+        scope = evolve(scope, team_ids=tuple(sorted(teams)), organization_ids=organizations)
+    return evolve(chosen, scope=scope, with_team_keys=False, with_created=False)
+
+
+def _check_asked(chosen: KeyFilter, caller: Caller, teams: frozenset[str]) -> bool:
+    """Whether the filter asks for keys of a team or an organization that the caller may list."""
+    key = caller.principal.key
+    of_team = chosen.team_id in teams
+    of_organization = chosen.organization_id in caller.admin_organizations
+    for asked, allowed, within in (
+        (chosen.team_id, of_team, {*caller.teams, key.team_id}),
+        (chosen.organization_id, of_organization, {*caller.organizations, key.organization_id}),
+        (chosen.user_id, of_team or of_organization, {caller.user_id}),
+    ):
+        if asked is not None and not allowed and asked not in within:
+            raise PermissionDenied("These keys are not the caller's to list")
+    return of_team or of_organization
 
 
 def _chosen(query: Query, now: datetime) -> KeyFilter:
@@ -79,20 +155,3 @@ def _chosen(query: Query, now: datetime) -> KeyFilter:
         with_created=query.flag("include_created_by_keys"),
         with_team_keys=query.flag("include_team_keys"),
     )
-
-
-def _scoped(chosen: KeyFilter, caller: Caller) -> KeyFilter:
-    key = caller.principal.key
-    for asked, own in (
-        (chosen.user_id, caller.user_id),
-        (chosen.team_id, key.team_id),
-        (chosen.organization_id, key.organization_id),
-    ):
-        if asked is not None and asked != own:
-            raise PermissionDenied("This key may list only its own keys")
-    narrowed = evolve(chosen, substring=False, with_created=False, with_team_keys=False)
-    if caller.user_id is not None:
-        return evolve(narrowed, user_id=caller.user_id)
-    if chosen.token not in {None, caller.token}:
-        raise PermissionDenied("This key may list only itself")
-    return evolve(narrowed, token=caller.token)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from services.admin.api.key_fields import METADATA_NAMES
 from services.admin.api.key_policy import KeyRules
+from services.admin.api.team_logging import masked
+from services.admin.api.wire_rows import wire
 from shared.db.key_admin import KeyRow, key_spends
 from shared.db.rows import Connection
 from shared.domain.errors import InvalidRequest
-from shared.limits.windows import next_reset, parse_budget_duration, window
+from shared.limits.windows import Duration, next_reset, parse_budget_duration, window
 
-_HIDDEN = frozenset({"budget"})
+_HIDDEN = frozenset({"budget", "origin"})
 
 
 def key_body(
     row: KeyRow, spends: Mapping[str, Decimal], rules: KeyRules, now: datetime
 ) -> dict[str, Any]:
     """A key's row with what follows from it: spend, reset time, status, its budget."""
-    body = {name: _plain(value) for name, value in row.items() if name not in _HIDDEN}
+    body = {name: wire(value) for name, value in row.items() if name not in _HIDDEN}
     spend = row.get("spend", spends.get(row["token"], Decimal(0)))
-    body["spend"] = _plain(spend)
-    body["budget_reset_at"] = _plain(_reset_at(row, rules, now))
-    body["litellm_budget_table"] = row["budget"] or _soft_budget(row)
+    body["metadata"] = masked(body["metadata"])
+    body["spend"] = wire(spend)
+    body["budget_reset_at"] = wire(reset_time(row, rules, now))
+    body["budget_limits"] = _limits(row, rules, now)
+    body["litellm_budget_table"] = row["budget"]
     body["status"] = key_status(row, now)
     return body
 
@@ -64,13 +68,26 @@ async def read_spends(
     connection: Connection, rows: Sequence[KeyRow], rules: KeyRules, now: datetime
 ) -> dict[str, Decimal]:
     """What live keys have spent in the window that their budget counts."""
-    return await key_spends(
-        connection, [(row["token"], spend_window(row, rules, now)) for row in rows]
+    found = await key_spends(
+        connection, [(row["origin"], spend_window(row, rules, now)) for row in rows]
     )
+    return {row["token"]: found[row["origin"]] for row in rows if row["origin"] in found}
 
 
-def _duration(row: KeyRow) -> Any:
+def reset_time(row: KeyRow, rules: KeyRules, now: datetime) -> datetime | None:
+    """When the key's budget starts anew."""
+    duration = _duration(row)
+    if duration is None:
+        return None
+    return next_reset(duration, now.timestamp(), rules.timezone, rules.reset_time)
+
+
+def _duration(row: KeyRow) -> Duration | None:
     text = row["budget_duration"] or (row["budget"] or {}).get("budget_duration")
+    return _period(text)
+
+
+def _period(text: str | None) -> Duration | None:
     if not text:
         return None
     try:
@@ -80,27 +97,15 @@ def _duration(row: KeyRow) -> Any:
         return None
 
 
-def _reset_at(row: KeyRow, rules: KeyRules, now: datetime) -> datetime | None:
-    duration = _duration(row)
-    if duration is None:
+def _limits(row: KeyRow, rules: KeyRules, now: datetime) -> list[dict[str, Any]] | None:
+    """The budgets that run at once, each with the end of its window."""
+    if row["budget_limits"] is None:
         return None
-    return next_reset(duration, now.timestamp(), rules.timezone, rules.reset_time)
-
-
-def _soft_budget(row: KeyRow) -> dict[str, Any] | None:
-    if row["soft_budget"] is None:
-        return None
-    return {
-        "budget_id": None,
-        "max_budget": _plain(row["max_budget"]),
-        "soft_budget": _plain(row["soft_budget"]),
-        "budget_duration": row["budget_duration"],
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return value
+    shown = []
+    for limit in row["budget_limits"]:
+        period = _period(limit["budget_duration"])
+        ends_at = None
+        if period is not None:
+            ends_at = next_reset(period, now.timestamp(), rules.timezone, rules.reset_time)
+        shown.append({**limit, "reset_at": wire(ends_at)})
+    return shown

@@ -1,237 +1,199 @@
-"""The key routes of the management API (management contract §3.1)."""
+"""The key routes of the management API (management contract §3.1): one key or several by name."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from services.admin.api.access import ANY_KEY
-from services.admin.api.body import read_fields
-from services.admin.api.calls import AdminCall, AdminRoute
-from services.admin.api.key_fields import BLOCK_FIELDS, DELETE_FIELDS
-from services.admin.api.key_list import read_key_list
-from services.admin.api.key_policy import KeyChange, NewKey, key_change, new_key
-from services.admin.api.key_rows import generated_body, key_body, read_spends, spend_window
+from services.admin.api.calls import AdminCall, AdminRoute, Shape
+from services.admin.api.key_access import (
+    BLOCK,
+    DELETE,
+    GENERATE,
+    GENERATE_ACCOUNT,
+    UNBLOCK,
+    UPDATE,
+    KeyAccess,
+    KeyAction,
+)
+from services.admin.api.key_bulk import KEY_BULK_ROUTES
+from services.admin.api.key_fields import (
+    BLOCK_FIELDS,
+    DELETE_FIELDS,
+    GENERATE_FIELDS,
+    UPDATE_FIELDS,
+)
+from services.admin.api.key_policy import KeyChange, NewKey, key_change, new_key, service_account
+from services.admin.api.key_rotation import KEY_ROTATION_ROUTES
+from services.admin.api.key_routes import KEY_GROUPS, KEY_WRITERS
+from services.admin.api.key_rows import generated_body, key_body
+from services.admin.api.key_views import KEY_VIEW_ROUTES
+from services.admin.api.key_writes import (
+    KeyWrite,
+    body_of,
+    change_key,
+    lock_for,
+    locked_key,
+    no_such_key,
+    store_key,
+)
 from services.admin.api.refusals import Issue, Unprocessable
-from services.admin.api.respond import answer, read_object
+from services.admin.api.respond import answer
 from services.admin.api.wait import read_wait, with_propagation
-from shared.db import key_admin, key_list
-from shared.db.key_admin import KeyRow
+from shared.db import key_admin
+from shared.db.audit import Action, AuditEntry, append
 from shared.db.rows import Connection
-from shared.domain.errors import InvalidRequest, PermissionDenied, RequestError
+from shared.domain.errors import InvalidRequest, PermissionDenied
 from shared.keys.generate import stored_form
 
 
 async def generate(call: AdminCall) -> web.Response:
-    """POST /key/generate"""
-    wait = read_wait(call.query)
-    body = await read_object(call.request)
-    key = new_key(body, call.services.rules, call.now, call.caller.actor)
-
-    async def work(connection: Connection) -> dict[str, Any]:
-        return await _store(connection, key, call)
-
-    committed = await call.services.commits.shared(
-        work, order=key.columns["key_alias"] or "", numbered=wait.wanted
-    )
-    shown = generated_body(committed.result, key.plain)
-    return answer(await with_propagation(shown, committed, wait, call.services.commits))
+    """POST /key/generate: makes a key; only this answer shows it."""
+    sent = await call.body()
+    key = new_key(sent, call.services.rules, call.now, call.caller.actor)
+    return await _make(call, key, sent, GENERATE)
 
 
-async def info(call: AdminCall) -> web.Response:
-    """GET /key/info"""
-    given = call.query.text("key")
-    token = call.caller.token if given is None else stored_form(given) or given
-    async with call.services.store.connection() as connection:
-        row = await key_admin.find_key(connection, token)
-        row = row or await key_admin.find_deleted_key(connection, token)
-        if row is None:
-            raise _not_found(type="not_found_error")
-        own = row["token"] == call.caller.token or (
-            row["user_id"] is not None and row["user_id"] == call.caller.user_id
-        )
-        if not own and not call.caller.sees_all:
-            raise PermissionDenied("This key may ask only about itself", param="key")
-        body = await _shown(connection, row, call)
-    del body["token"]
-    return answer({"key": given or token, "info": body})
+async def generate_account(call: AdminCall) -> web.Response:
+    """POST /key/service-account/generate: makes a key that belongs to a team and to no user."""
+    sent = await call.body()
+    key = service_account(new_key(sent, call.services.rules, call.now, call.caller.actor))
+    return await _make(call, key, sent, GENERATE_ACCOUNT)
 
 
 async def update(call: AdminCall) -> web.Response:
-    """POST /key/update"""
-    wait = read_wait(call.query)
-    values, change = key_change(await read_object(call.request), call.services.rules, call.now)
+    """POST /key/update: changes a key."""
+    values, change = key_change(await call.body(), call.services.rules, call.now)
 
     async def work(connection: Connection) -> dict[str, Any]:
-        token = await _named(connection, values)
-        return await _change(connection, token, change, call)
+        await lock_for(connection, change)
+        key, param = await _named(connection, values)
+        row = await locked_key(connection, key, param=param)
+        written = await change_key(connection, call, row, change, UPDATE)
+        body = await body_of(connection, call, written.after)
+        await written.note(call, connection)
+        return {"key": values.get("key") or body["token"], **body}
 
-    committed = await call.services.commits.alone(work, numbered=wait.wanted)
-    body = {"key": values.get("key") or committed.result["token"], **committed.result}
-    return answer(await with_propagation(body, committed, wait, call.services.commits))
+    return await call.write(work)
 
 
 async def delete(call: AdminCall) -> web.Response:
-    """POST /key/delete"""
-    wait = read_wait(call.query)
-    values = read_fields(await read_object(call.request), DELETE_FIELDS)
+    """POST /key/delete: deletes keys, by value, hash or alias."""
+    values = await call.fields()
     keys, aliases = values.get("keys") or [], values.get("key_aliases") or []
     if not keys and not aliases:
         raise Unprocessable([Issue("value_error", ("body",), "Either keys or key_aliases")])
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> dict[str, Any]:
         tokens = [stored_form(key) or "" for key in keys]
-        tokens += await key_admin.tokens_by_alias(connection, aliases)
+        named = await key_admin.tokens_by_alias(connection, aliases)
+        rows = await key_admin.find_keys(connection, [*tokens, *named], lock=True)
+        await _check_deletion(connection, call, rows)
+        unknown = len({*tokens, *named}) > len(rows) or len(set(aliases)) > len(named)
+        if not rows or (unknown and not call.caller.is_admin):
+            raise no_such_key("keys" if keys else "key_aliases")
         caller = call.caller
-        gone = await key_admin.delete_keys(
+        tokens = [row["token"] for row in rows]
+        await key_admin.delete_keys(
             connection, tokens, caller.actor, caller.token, caller.changed_by
         )
-        if not gone:
-            raise _not_found(param="keys" if keys else "key_aliases")
+        gone = [KeyWrite(Action.DELETED, row, None) for row in rows]
+        await append(connection, *(entry for each in gone for entry in each.entries(call)))
+        return {"deleted_keys": [*keys, *aliases]}
 
-    committed = await call.services.commits.alone(work, numbered=wait.wanted)
-    body = {"deleted_keys": [*keys, *aliases]}
-    return answer(await with_propagation(body, committed, wait, call.services.commits))
+    return await call.write(work)
 
 
 async def block(call: AdminCall) -> web.Response:
-    """POST /key/block"""
-    return await _set_blocked(call, blocked=True)
+    """POST /key/block: blocks a key."""
+    return await _set_blocked(call, BLOCK, Action.BLOCKED, blocked=True)
 
 
 async def unblock(call: AdminCall) -> web.Response:
-    """POST /key/unblock"""
-    return await _set_blocked(call, blocked=False)
+    """POST /key/unblock: lets a blocked key work again."""
+    return await _set_blocked(call, UNBLOCK, Action.UNBLOCKED, blocked=False)
 
-
-async def list_keys(call: AdminCall) -> web.Response:
-    """GET /key/list"""
-    asked = read_key_list(call.query, call.caller, call.now)
-    rules = call.services.rules
-    async with call.services.store.connection() as connection:
-        rows, total = await key_list.list_keys(
-            connection,
-            asked.chosen,
-            sort_by=asked.sort_by,
-            descending=asked.descending,
-            limit=asked.size,
-            offset=asked.offset,
-        )
-        spends = await read_spends(connection, rows, rules, call.now) if asked.whole_rows else {}
-    keys: list[Any] = [row["token"] for row in rows]
-    if asked.whole_rows:
-        keys = [key_body(row, spends, rules, call.now) for row in rows]
-    return answer(
-        {
-            "keys": keys,
-            "total_count": total,
-            "current_page": asked.page,
-            "total_pages": -(-total // asked.size),
-        }
-    )
-
-
-_GROUPS = frozenset({"management_routes", "key_management_routes", "internal_user_routes"})
-_INFO_GROUPS = _GROUPS | {"info_routes"}
 
 KEY_ROUTES = (
-    AdminRoute("POST", "/key/generate", generate, groups=_GROUPS),
-    AdminRoute("GET", "/key/info", info, ANY_KEY, _INFO_GROUPS),
-    AdminRoute("POST", "/key/update", update, groups=_GROUPS),
-    AdminRoute("POST", "/key/delete", delete, groups=_GROUPS),
-    AdminRoute("POST", "/key/block", block, groups=_GROUPS),
-    AdminRoute("POST", "/key/unblock", unblock, groups=_GROUPS),
-    AdminRoute("GET", "/key/list", list_keys, ANY_KEY, _INFO_GROUPS),
+    AdminRoute("POST", "/key/generate", generate, KEY_WRITERS, KEY_GROUPS, body=GENERATE_FIELDS),
+    AdminRoute(
+        "POST",
+        "/key/service-account/generate",
+        generate_account,
+        KEY_WRITERS,
+        KEY_GROUPS,
+        Shape.DETAIL,
+        body=GENERATE_FIELDS,
+    ),
+    AdminRoute("POST", "/key/update", update, KEY_WRITERS, KEY_GROUPS, body=UPDATE_FIELDS),
+    AdminRoute("POST", "/key/delete", delete, KEY_WRITERS, KEY_GROUPS, body=DELETE_FIELDS),
+    AdminRoute("POST", "/key/block", block, KEY_WRITERS, KEY_GROUPS, body=BLOCK_FIELDS),
+    AdminRoute("POST", "/key/unblock", unblock, KEY_WRITERS, KEY_GROUPS, body=BLOCK_FIELDS),
+    *KEY_VIEW_ROUTES,
+    *KEY_BULK_ROUTES,
+    *KEY_ROTATION_ROUTES,
 )
 
 
-async def _store(connection: Connection, key: NewKey, call: AdminCall) -> dict[str, Any]:
-    columns = dict(key.columns)
-    columns["object_permission_id"] = await _permission(connection, key.object_permission)
-    await key_admin.insert_key(connection, columns)
-    return await _after_write(connection, key.token, key.spend, call)
+async def _make(
+    call: AdminCall, key: NewKey, sent: Mapping[str, Any], action: KeyAction
+) -> web.Response:
+    wait = read_wait(call.query)
 
+    async def work(connection: Connection) -> tuple[dict[str, Any], KeyWrite]:
+        written = await store_key(connection, call, key, sent, action)
+        if key.spend is None and sent.get("key") is None:
+            # A value that nobody has ever had has spent nothing.
+            assert written.after is not None
+            return key_body(written.after, {}, call.services.rules, call.now), written
+        return await body_of(connection, call, written.after), written
 
-async def _change(
-    connection: Connection,
-    token: str,
-    change: KeyChange,
-    call: AdminCall,
-    *,
-    missing: str | None = None,
-) -> dict[str, Any]:
-    columns = dict(change.columns)
-    if change.object_permission is not None:
-        columns["object_permission_id"] = await _permission(connection, change.object_permission)
-    if not await key_admin.update_key(
-        connection, token, columns, change.metadata, call.caller.actor
-    ):
-        raise _not_found(type=missing)
-    return await _after_write(connection, token, change.spend, call)
+    def note(made: tuple[dict[str, Any], KeyWrite]) -> list[AuditEntry]:
+        return made[1].entries(call)
 
-
-async def _permission(connection: Connection, permission: Mapping[str, Any] | None) -> str | None:
-    if permission is None:
-        return None
-    permission_id = str(uuid.uuid4())
-    await key_admin.insert_object_permission(
-        connection, {**permission, "object_permission_id": permission_id}
+    committed = await call.services.commits.shared(
+        work, note, order=key.columns["key_alias"] or "", numbered=wait.wanted
     )
-    return permission_id
+    shown = generated_body(committed.result[0], key.plain)
+    return answer(await with_propagation(shown, committed, wait, call.services.commits))
 
 
-async def _after_write(
-    connection: Connection, token: str, spend: Any, call: AdminCall
-) -> dict[str, Any]:
-    row = await key_admin.find_key(connection, token)
-    assert row is not None, "the transaction has just written it"
-    if spend is not None:
-        window_start_s = spend_window(row, call.services.rules, call.now)
-        await key_admin.set_key_spend(connection, token, window_start_s, spend)
-    return await _shown(connection, row, call)
-
-
-async def _shown(connection: Connection, row: KeyRow, call: AdminCall) -> dict[str, Any]:
-    rules = call.services.rules
-    spends = await read_spends(connection, [row], rules, call.now)
-    return key_body(row, spends, rules, call.now)
-
-
-async def _named(connection: Connection, values: Mapping[str, Any]) -> str:
-    """The token that an update names, by key or else by alias."""
+async def _named(connection: Connection, values: Mapping[str, Any]) -> tuple[str, str]:
+    """The key that an update names, by itself or else by its alias, and the field that does."""
     if values.get("key") is not None:
-        return stored_form(values["key"]) or ""
+        return values["key"], "key"
     tokens = await key_admin.tokens_by_alias(connection, [values["key_alias"]])
     if not tokens:
-        raise _not_found(param="key_alias")
-    return tokens[0]
+        raise no_such_key("key_alias")
+    return tokens[0], "key_alias"
 
 
-async def _set_blocked(call: AdminCall, *, blocked: bool) -> web.Response:
-    wait = read_wait(call.query)
-    key = read_fields(await read_object(call.request), BLOCK_FIELDS).get("key")
-    if key is None:
-        raise Unprocessable([Issue("missing", ("body", "key"), "Field required")])
-    token = stored_form(key)
-    if token is None:
+async def _check_deletion(connection: Connection, call: AdminCall, rows: list[Any]) -> None:
+    """One key that is not the caller's to delete saves all."""
+    access = await KeyAccess.load(connection, call.caller, rows)
+    if not all(access.may(row, DELETE) for row in rows):
+        raise PermissionDenied("One of these keys is not the caller's to delete", param="keys")
+
+
+async def _set_blocked(
+    call: AdminCall, action: KeyAction, done: Action, *, blocked: bool
+) -> web.Response:
+    key = (await call.fields())["key"]
+    if stored_form(key) is None:
         raise InvalidRequest(
             "key is neither a plain key (sk-…) nor the hash of one",
             param="key",
             type="bad_request_error",
         )
-    change = KeyChange(
-        columns={"blocked": blocked}, metadata={}, object_permission=None, spend=None
-    )
+    change = KeyChange(columns={"blocked": blocked})
 
     async def work(connection: Connection) -> dict[str, Any]:
-        return await _change(connection, token, change, call, missing="not_found_error")
+        row = await locked_key(connection, key, missing="not_found_error")
+        written = await change_key(connection, call, row, change, action, done=done)
+        body = await body_of(connection, call, written.after)
+        await written.note(call, connection)
+        return body
 
-    committed = await call.services.commits.alone(work, numbered=wait.wanted)
-    return answer(await with_propagation(committed.result, committed, wait, call.services.commits))
-
-
-def _not_found(param: str = "key", type: str | None = None) -> RequestError:  # noqa: A002 - wire word
-    return RequestError("There is no such key", status=404, param=param, type=type)
+    return await call.write(work)

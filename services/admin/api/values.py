@@ -2,22 +2,26 @@
 
 A reader takes a value and where it stands, and gives the clean value. `Wrong` is a value of the
 wrong type (422), `InvalidRequest` one that is out of range (400, contract §3.1.1). Numbers in
-strings are numbers and whole floats are integers, as the reference reads them.
+strings are numbers and whole floats are integers, as the reference reads them. The JSON schema
+that a reader carries says what to send; what is taken besides, for old clients, it does not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from attrs import frozen
 
 from services.admin.api.refusals import Issue
 from shared.domain.errors import InvalidRequest
 
+_T_co = TypeVar("_T_co", covariant=True)
 Loc: TypeAlias = tuple[str | int, ...]
-Reader: TypeAlias = Callable[[Any, Loc], Any]
+Schema: TypeAlias = Mapping[str, Any]
 
 MAX_MONEY = Decimal(9_999_999_999)
 MAX_COUNT = 2**63 - 1
@@ -41,6 +45,42 @@ class Wrong(ValueError):
         self.issue = Issue(kind, loc, msg)
 
 
+@frozen
+class ValueReader(Generic[_T_co]):
+    """A reader with the schema of what it takes, for the document of the API. There is no other
+    kind, so no field can be without one."""
+
+    read: Callable[[Any, Loc], _T_co]
+    schema: Schema
+
+    def __call__(self, value: Any, loc: Loc) -> _T_co:
+        return self.read(value, loc)
+
+
+Reader: TypeAlias = ValueReader[Any]
+
+
+def reader(**schema: Any) -> Callable[[Callable[[Any, Loc], _T_co]], ValueReader[_T_co]]:
+    """Makes a function a reader of values that a JSON schema describes."""
+
+    def made(read: Callable[[Any, Loc], _T_co]) -> ValueReader[_T_co]:
+        return ValueReader(read, schema)
+
+    return made
+
+
+def one_of(*readers: Reader) -> dict[str, Any]:
+    """The schema of what one of the readers takes."""
+    return {"anyOf": [each.schema for each in readers]}
+
+
+def members_of(*required: str, **readers: Reader) -> dict[str, Any]:
+    """The schema of an object with members that these readers take."""
+    properties = {name: each.schema for name, each in readers.items()}
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+@reader(type="string", maxLength=_LONGEST_TEXT)
 def text(value: Any, loc: Loc) -> str:
     """A string that can be stored and indexed."""
     if not isinstance(value, str):
@@ -52,6 +92,7 @@ def text(value: Any, loc: Loc) -> str:
     return value
 
 
+@reader(type="boolean")
 def flag(value: Any, loc: Loc) -> bool:
     """A boolean."""
     if isinstance(value, str):
@@ -64,6 +105,7 @@ def flag(value: Any, loc: Loc) -> bool:
 def count(limit: int = MAX_COUNT) -> Reader:
     """A reader of whole numbers from 0."""
 
+    @reader(type="integer", minimum=0, maximum=limit)
     def read(value: Any, loc: Loc) -> int:
         number = _number(value, loc, "int_type", "Input should be a valid integer")
         if not math.isfinite(number) or number != int(number):
@@ -75,6 +117,7 @@ def count(limit: int = MAX_COUNT) -> Reader:
     return read
 
 
+@reader(type="number", minimum=0, maximum=int(MAX_MONEY))
 def money(value: Any, loc: Loc) -> Decimal:
     """An amount in USD from 0, to ten decimal places."""
     number = _number(value, loc, "float_type", "Input should be a valid number")
@@ -87,6 +130,7 @@ def choice(*allowed: str) -> Reader:
     """A reader of one of some words."""
     listed = ", ".join(f"'{word}'" for word in allowed)
 
+    @reader(type="string", enum=list(map(str, allowed)))
     def read(value: Any, loc: Loc) -> str:
         if not isinstance(value, str) or value not in allowed:
             raise Wrong("literal_error", loc, f"Input should be one of {listed}")
@@ -95,27 +139,30 @@ def choice(*allowed: str) -> Reader:
     return read
 
 
-def listing(reader: Reader) -> Reader:
+def listing(item: Reader) -> Reader:
     """A reader of lists."""
 
+    @reader(type="array", items=item.schema)
     def read(value: Any, loc: Loc) -> list[Any]:
         if not isinstance(value, list):
             raise Wrong("list_type", loc, "Input should be a valid list")
-        return [reader(item, (*loc, place)) for place, item in enumerate(value)]
+        return [item(each, (*loc, place)) for place, each in enumerate(value)]
 
     return read
 
 
-def mapping(reader: Reader) -> Reader:
+def mapping(item: Reader) -> Reader:
     """A reader of objects with values of one kind."""
 
+    @reader(type="object", additionalProperties=item.schema)
     def read(value: Any, loc: Loc) -> dict[str, Any]:
         members = _object(value, loc)
-        return {text(name, loc): reader(item, (*loc, name)) for name, item in members.items()}
+        return {text(name, loc): item(each, (*loc, name)) for name, each in members.items()}
 
     return read
 
 
+@reader(type="object")
 def document(value: Any, loc: Loc) -> dict[str, Any]:
     """An object of any content that can be stored as it is."""
     members = _object(value, loc)
@@ -123,6 +170,7 @@ def document(value: Any, loc: Loc) -> dict[str, Any]:
     return members
 
 
+@reader(type="string", format="date-time")
 def instant(value: Any, loc: Loc) -> datetime:
     """A time in ISO 8601; without an offset it is UTC."""
     wrong = Wrong("datetime_parsing", loc, "Input should be a valid datetime")
@@ -146,6 +194,8 @@ def _number(value: Any, loc: Loc, kind: str, msg: str) -> int | float | Decimal:
             raise _out_of_range(loc, "must be a finite number that is not too big")
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise Wrong(kind, loc, msg)
+    if isinstance(value, int) and abs(value) > _BIGGEST:
+        raise _out_of_range(loc, "must be a finite number that is not too big")
     return value
 
 

@@ -16,10 +16,16 @@ from typing import Any
 from attrs import asdict, frozen
 
 from services.admin.api.commits import Commits, Committed
+from services.admin.api.parameters import choice_parameter, parameter
 from services.admin.api.query import Query
 
 _DEFAULT_S = 5.0
 _LONGEST_S = 60.0
+
+WAIT_PARAMETERS = (
+    choice_parameter("wait", "applied"),
+    parameter("timeout", type="number", minimum=0, maximum=_LONGEST_S, default=_DEFAULT_S),
+)
 
 
 @frozen

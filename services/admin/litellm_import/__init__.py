@@ -1,0 +1,1 @@
+"""Taking over what an existing LiteLLM proxy's database holds: `meridian import litellm`."""

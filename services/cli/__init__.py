@@ -1,0 +1,1 @@
+"""The commands of `meridian` over the management API of a running proxy."""

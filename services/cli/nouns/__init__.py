@@ -1,0 +1,1 @@
+"""The tables of commands, one module for each kind of object."""
