@@ -6,23 +6,34 @@ import ast
 import configparser
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from services.admin.api.key_fields import GENERATE_FIELDS, UPDATE_FIELDS
-from services.admin.api.keys import KEY_ROUTES
 from services.admin.cli import _parser
 from services.admin.ui.page import UI_ROUTES
+from shared.config.client_variables import KEY_VARIABLES, URL_VARIABLES
 from shared.config.variables import VARIABLES
 from shared.config.variables_pending import PENDING_VARIABLES
-from shared.domain.capabilities import LLM_FLAGS, MANAGEMENT_FLAGS, PROBE_FLAGS, UI_FLAGS
+from shared.domain.capabilities import (
+    LLM_FLAGS,
+    MANAGEMENT_FLAGS,
+    PROBE_FLAGS,
+    UI_FLAGS,
+    RouteClass,
+)
 from shared.gateway.envelope import _REFUSED
 from shared.gateway.handlers import health, models
+from shared.gateway.route_classes import known_paths
+from shared.gateway.route_specs import sample
 from shared.gateway.routes import _LLM_PATHS
 from shared.gateway.translate import GATEWAY_MEMBERS
+from shared.gateway.unserved import reason_for
 from shared.telemetry.catalogue import CATALOGUE
+from tests.support.served_routes import SERVED
 
 ROOT = Path(__file__).parents[2]
 TOP_PAGES = (
@@ -189,8 +200,10 @@ def test_subcommands_exist(capsys):
 
 @page_name
 def test_variables_are_in_the_reference(page):
-    """A variable of ours that a page names stands in docs/configuration.md, or steers the tests."""
+    """A variable of ours that a page names stands in docs/configuration.md, steers the tests, or is
+    the command's."""
     known = {variable.name for variable in (*VARIABLES, *PENDING_VARIABLES)}
+    known |= {*URL_VARIABLES, *KEY_VARIABLES}
     known |= set(_VARIABLE.findall(MAKEFILE))
     assert set(_VARIABLE.findall(page.read_text("utf-8"))) <= known
 
@@ -267,7 +280,8 @@ def test_metrics_exist(page):
 
 
 def test_routes_in_force_are_those_registered():
-    """docs/compatibility.md lists exactly the routes that are served, by method and path."""
+    """docs/compatibility.md lists exactly the routes that are served, by method and path; those of
+    the management API are in a section of their own."""
     page = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
     told = {
         (cell.split()[0], path)
@@ -276,7 +290,6 @@ def test_routes_in_force_are_those_registered():
     }
     served = {("POST", path) for _, paths in _LLM_PATHS for path in paths}
     served |= {(method, path) for method, path, _ in (*models.ROUTES, *health.ROUTES)}
-    served |= {(route.spec.method, route.spec.path) for route in KEY_ROUTES}
     served |= {(spec.method, spec.path) for spec, _ in UI_ROUTES}
     named = {
         (method, path.replace("{model:.+}", "{model}"))
@@ -284,6 +297,31 @@ def test_routes_in_force_are_those_registered():
         if method != "OPTIONS"
     }
     assert told == named
+
+
+def test_management_routes_are_told():
+    """The sections on the management API are what its route tables say."""
+    command = [sys.executable, "-P", "deploy/local/route_pages.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_not_served_has_a_reason():
+    """Each path of the management API is served, or belongs to a family that says why not; and no
+    family covers a path that is served."""
+    served = {path for _, path in SERVED[RouteClass.MANAGEMENT]}
+    for path, route_class in known_paths():
+        if route_class is not RouteClass.MANAGEMENT:
+            continue
+        is_served = any(_matches(template, sample(path)) for template in served)
+        assert is_served != (reason_for(path) is not None), path
+    for path in served:
+        assert reason_for(path) is None, path
+
+
+def _matches(template: str, path: str) -> bool:
+    pattern = re.sub(r"\{\w+\*\}", ".+", template)
+    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path) is not None
 
 
 def test_key_fields_and_members_are_told():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -67,7 +66,10 @@ def registered(rt: Runtime, start: Start, binary: Binary, flags: frozenset[str])
 
 def stated(route_class: RouteClass) -> set[str]:
     """The routes of a class in this release, in the notation of `registered`."""
-    return {f"{method} {re.sub(r'{.*}', '{model}', path)}" for method, path in SERVED[route_class]}
+    return {
+        f"{method} {path.replace('{id*}', '{model}').replace('*}', '}')}"
+        for method, path in SERVED[route_class]
+    }
 
 
 async def test_registered_as_stated(rt: Runtime, start: Start) -> None:

@@ -35,6 +35,7 @@ async def admin(start: StartAdmin) -> Admin:
 
 
 WRITES = ("generate", "update", "delete", "block", "unblock")
+PARAMS = {"generate": "team_id", "delete": "keys"}
 
 
 async def test_authentication_phase(admin: Admin) -> None:
@@ -81,15 +82,19 @@ async def test_own_key_header(start: StartAdmin) -> None:
 
 
 @pytest.mark.parametrize("name", WRITES)
-async def test_virtual_keys_never_write(admin: Admin, name: str) -> None:
-    """Without allowed routes the gate says 401, with them the handler 403; nothing changes."""
+async def test_keys_of_nobody_never_write(admin: Admin, name: str) -> None:
+    """A key without a user that exists writes nothing, not even itself, whatever routes it names;
+    nothing changes."""
     plain = await admin.generate(user_id="u1")
     target = {"key": plain["key"], "keys": [plain["key"]]}
-    answer = await admin.call("POST", f"/key/{name}", target, key=plain["key"])
-    error_of(answer, 401, "auth_error")
+    error_of(
+        await admin.call("POST", f"/key/{name}", target, key=plain["key"]), 403, "auth_error",
+        PARAMS.get(name, "key"),
+    )  # fmt: skip
     for routes in (["management_routes"], [f"/key/{name}"], ["/key"], ["/key/*"]):
         key = (await admin.generate(allowed_routes=routes, user_id="u1"))["key"]
-        error_of(await admin.call("POST", f"/key/{name}", target, key=key), 403, "auth_error")
+        status, body = await admin.call("POST", f"/key/{name}", target, key=key)
+        assert (status, body["error"]["type"]) == (403, "auth_error")
     key = (await admin.generate(allowed_routes=["llm_api_routes"]))["key"]
     status, body = await admin.call("POST", f"/key/{name}", target, key=key)
     assert (status, list(body)) == (403, ["detail"])

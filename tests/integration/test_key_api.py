@@ -134,8 +134,12 @@ async def test_later_features_are_stored_and_returned(admin: Admin) -> None:
     }
     permission = {"mcp_servers": ["m"], "vector_stores": ["v"], "blocked_tools": []}
     body = await admin.generate(**sent, object_permission=permission)
-    for name in sent.keys() - {"metadata"}:
+    for name in sent.keys() - {"metadata", "budget_limits"}:
         assert body[name] == sent[name], name
+    [limit] = body["budget_limits"]
+    assert limit.pop("reset_at").endswith(":00:00Z")
+    assert [limit] == sent["budget_limits"]
+    assert datetime.fromisoformat(body["key_rotation_at"]) > datetime.now(UTC) + timedelta(days=29)
     assert body["metadata"]["own"] == "yes"
     assert body["metadata"]["tags"] == ["x"]
     info = await admin.info(body["key"])
@@ -143,6 +147,7 @@ async def test_later_features_are_stored_and_returned(admin: Admin) -> None:
     assert info["object_permission"]["mcp_servers"] == ["m"]
     assert info["object_permission_id"] == info["object_permission"]["object_permission_id"]
     assert info["litellm_budget_table"]["soft_budget"] == 1.5
+    assert info["budget_limits_usage"] == {"1h": {"current_spend": 0.0}}
 
 
 async def test_unknown_fields_are_ignored(admin: Admin) -> None:

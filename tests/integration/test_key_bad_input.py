@@ -30,7 +30,10 @@ async def admin(start: StartAdmin) -> Admin:
     return await start()
 
 
-WRITES = ("generate", "update", "delete", "block", "unblock")
+WRITES = (
+    "generate", "update", "delete", "block", "unblock", "regenerate", "bulk_update",
+    "service-account/generate",
+)  # fmt: skip
 
 
 VALUES = st.recursive(
@@ -56,6 +59,7 @@ NAMES = st.sampled_from(
         "allowed_routes", "key_type", "object_permission", "access_group_ids", "auto_rotate",
         "rotation_interval", "router_settings", "blocked", "temp_budget_increase",
         "temp_budget_expiry", "end_user_budget_id", "secret_manager_settings", "logging",
+        "new_key", "grace_period", "new_master_key",
     ]
 )  # fmt: skip
 
@@ -104,8 +108,10 @@ async def test_no_body_is_our_fault(admin: Admin) -> None:
 
     collect()
     for name, body in bodies:
-        if isinstance(body, dict) and name == "update":
+        if isinstance(body, dict) and name in {"update", "regenerate"}:
             body = {**body, "key": target}
+        if name == "bulk_update":
+            body = {"keys": [body, {"key": target}]}
         status, answer = await admin.call("POST", f"/key/{name}", body if body is not None else {})
         assert status in {200, 400, 404, 422}, (name, body, answer)
         if status != 200:
@@ -120,3 +126,11 @@ async def test_no_query_is_our_fault(admin: Admin) -> None:
             path = "/key/info" if name == "key" else "/key/list"
             status, answer = await admin.call("GET", f"{path}?{name}={query}")
             assert status in {200, 404, 422}, (name, query, answer)
+
+
+async def test_no_path_is_our_fault(admin: Admin) -> None:
+    """Whatever stands for a key in a path, the answer is a 4xx."""
+    for key in ("%00", "%ff", "%ED%A0%80", "a/b/c", "%2F", "..%2F..", "'", "x" * 3000, "🔑"):
+        for name in ("regenerate", "reset_spend"):
+            status, answer = await admin.call("POST", f"/key/{key}/{name}", {"reset_to": 0})
+            assert status in {400, 404}, (key, answer)

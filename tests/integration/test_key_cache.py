@@ -3,145 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 import pytest
-from attrs import define
 
-from shared.db.feed import FEED_CHANNEL, head_version, transaction_version
+from shared.db.feed import head_version
 from shared.db.keys import decode_principals, load_principals
-from shared.db.link import Link
-from shared.db.pool import Store
-from shared.domain.clock import Clock
 from shared.domain.errors import AuthenticationFailed, Overloaded, StoreUnavailable
 from shared.domain.keys import Principal
 from shared.domain.limits import Dimension
-from shared.fleet.applied import Notifier
-from shared.fleet.follower import Follower
 from shared.keys.cache import MISSING, KeyCache
 from shared.keys.principal import check_usable
+from tests.support.cache_fleet import CacheFleet, eventually, running_caches, token
 from tests.support.postgres import Postgres
 
 
-def token(name: object) -> str:
-    return hashlib.sha256(str(name).encode()).hexdigest()
-
-
-@define
-class Shifted(Clock):
-    """A clock that a test may put forward."""
-
-    shift_s: float = 0.0
-
-    def mono(self) -> float:
-        return time.monotonic() + self.shift_s
-
-
-class Fleet:
-    """A worker's cache with its two connections and its follower, and an admin's store."""
-
-    def __init__(self, dsn: str, **options: Any) -> None:
-        self.clock = Shifted()
-        self.store = Store(dsn, application_name="admin", size=8)
-        self.ask = Link("ask", dsn, application_name="worker-ask")
-        self.listen = Link("listen", dsn, application_name="listen", listen=(FEED_CHANNEL,))
-        self.loads: list[tuple[str, ...]] = []
-        self.gate: asyncio.Event | None = None
-        self.reading = asyncio.Event()
-        self.cache = KeyCache(self._load, self.clock, **options)
-        self.follower = Follower(
-            self.listen,
-            self.clock,
-            self.cache.subscribers(),
-            on_contact=self.cache.contact,
-        )
-        self.notifier = Notifier(self.store)
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def _load(self, tokens: Sequence[str]) -> bytes:
-        self.loads.append(tuple(tokens))
-        data = await load_principals(self.ask, tokens)
-        self.reading.set()
-        if self.gate is not None:
-            # A slow network: the answer was made, and is on its way.
-            await self.gate.wait()
-        return data
-
-    async def start(self) -> None:
-        await asyncio.gather(self.store.open(), self.ask.open(), self.listen.open())
-        self._tasks = [
-            asyncio.create_task(self.follower.run()),
-            asyncio.create_task(self.notifier.run()),
-        ]
-        assert await self.follower.wait_version(1, 5.0)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await self.cache.close()
-        await asyncio.gather(self.store.close(), self.ask.close(), self.listen.close())
-
-    async def write(self, sql: str, *args: Any) -> int:
-        """Commits a change as the admin does; returns its version."""
-        async with self.store.transaction() as connection:
-            await connection.execute(sql, *args)
-            version = await transaction_version(connection)
-        self.notifier.poke()
-        return version
-
-    async def apply(self, sql: str, *args: Any) -> None:
-        """Commits a change and waits until this worker has applied it."""
-        assert await self.follower.wait_version(await self.write(sql, *args), 5.0)
-
-    async def add(self, name: object, **columns: Any) -> str:
-        names = ["token", *columns]
-        marks = ", ".join(f"${number + 1}" for number in range(len(names)))
-        hashed = token(name)
-        await self.apply(
-            f"insert into virtual_key ({', '.join(names)}) values ({marks})",
-            hashed,
-            *columns.values(),
-        )
-        return hashed
-
-    async def known(self, hashed: str) -> Principal:
-        principal = await self.cache.find(hashed)
-        assert principal is not None
-        return principal
-
-
-@asynccontextmanager
-async def running(dsn: str, **options: Any) -> AsyncIterator[Fleet]:
-    made = Fleet(dsn, **options)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.stop()
-
-
 @pytest.fixture
-async def fleet(database: str) -> AsyncIterator[Fleet]:
-    async with running(database) as made:
+async def fleet(database: str) -> AsyncIterator[CacheFleet]:
+    async with running_caches(database) as made:
         yield made
-
-
-async def eventually(check: Callable[[], bool], within_s: float = 5.0) -> float:
-    """Seconds until a check of the cache held."""
-    started = time.monotonic()
-    async with asyncio.timeout(within_s):
-        while not check():  # noqa: ASYNC110 - what is timed is the product's own state
-            await asyncio.sleep(0.005)
-    return time.monotonic() - started
 
 
 def usable(cache: KeyCache, hashed: str) -> bool:
@@ -156,7 +40,7 @@ def usable(cache: KeyCache, hashed: str) -> bool:
     return True
 
 
-async def test_a_principal_has_all_that_the_store_knows(fleet: Fleet) -> None:
+async def test_a_principal_has_all_that_the_store_knows(fleet: CacheFleet) -> None:
     """Key, user, team and the linked budget's limits come with one reading."""
     await fleet.write("insert into app_user (user_id, user_role) values ('u', 'internal_user')")
     await fleet.write(
@@ -199,7 +83,7 @@ async def test_a_principal_has_all_that_the_store_knows(fleet: Fleet) -> None:
     assert len(fleet.loads) == 1
 
 
-async def test_unknown_keys_are_remembered_until_they_are_made(fleet: Fleet) -> None:
+async def test_unknown_keys_are_remembered_until_they_are_made(fleet: CacheFleet) -> None:
     """A refused key costs one reading, and works within a second of its creation."""
     hashed = token("late")
     assert fleet.cache.get(hashed) is MISSING
@@ -214,7 +98,7 @@ async def test_unknown_keys_are_remembered_until_they_are_made(fleet: Fleet) -> 
     assert time.monotonic() - started < 1.0
 
 
-async def test_an_unknown_key_is_asked_for_again_after_a_while(fleet: Fleet) -> None:
+async def test_an_unknown_key_is_asked_for_again_after_a_while(fleet: CacheFleet) -> None:
     """What the store did not know is believed for a short time only, and the memory is bounded."""
     hashed = token("unknown")
     assert await fleet.cache.find(hashed) is None
@@ -224,7 +108,7 @@ async def test_an_unknown_key_is_asked_for_again_after_a_while(fleet: Fleet) -> 
 
 async def test_the_memory_of_unknown_keys_is_bounded(database: str) -> None:
     """Random keys push each other out, not known keys."""
-    async with running(database, absent_capacity=5) as fleet:
+    async with running_caches(database, absent_capacity=5) as fleet:
         kept = await fleet.add("kept")
         await fleet.known(kept)
         for number in range(20):
@@ -234,7 +118,7 @@ async def test_the_memory_of_unknown_keys_is_bounded(database: str) -> None:
         assert isinstance(fleet.cache.get(kept), Principal)
 
 
-async def test_simultaneous_misses_share_readings(fleet: Fleet) -> None:
+async def test_simultaneous_misses_share_readings(fleet: CacheFleet) -> None:
     """A thousand lookups of a hundred keys at once are a reading of a hundred keys."""
     await fleet.apply(
         "insert into virtual_key (token) "
@@ -248,7 +132,7 @@ async def test_simultaneous_misses_share_readings(fleet: Fleet) -> None:
     assert len(fleet.loads) <= 2
 
 
-async def test_a_caller_that_gives_up_ends_no_one_elses_wait(fleet: Fleet) -> None:
+async def test_a_caller_that_gives_up_ends_no_one_elses_wait(fleet: CacheFleet) -> None:
     """Cancelling the lookup that started a reading leaves the others their answer."""
     hashed = await fleet.add("k")
     fleet.gate = asyncio.Event()
@@ -264,7 +148,7 @@ async def test_a_caller_that_gives_up_ends_no_one_elses_wait(fleet: Fleet) -> No
 
 
 async def test_a_key_deleted_with_its_team_is_unknown_before_the_feed_says_so(
-    fleet: Fleet,
+    fleet: CacheFleet,
 ) -> None:
     """When only the team's end was heard of, a reading that finds no key settles the matter."""
     await fleet.write("insert into team (team_id) values ('t')")
@@ -279,7 +163,7 @@ async def test_a_key_deleted_with_its_team_is_unknown_before_the_feed_says_so(
 
 @pytest.mark.parametrize("change", ["blocked = true", "rpm_limit = 1", "models = '{a}'"])
 async def test_a_change_is_obeyed_within_a_second_without_a_listener(
-    fleet: Fleet, change: str
+    fleet: CacheFleet, change: str
 ) -> None:
     """With its LISTEN connection killed at that moment and 200 lookups in flight, a worker obeys
     an update by plain SQL within a second."""
@@ -303,7 +187,7 @@ async def test_a_change_is_obeyed_within_a_second_without_a_listener(
     assert (await fleet.known(hashed)).key != old.key
 
 
-async def test_a_deleted_key_is_unknown_within_a_second(fleet: Fleet) -> None:
+async def test_a_deleted_key_is_unknown_within_a_second(fleet: CacheFleet) -> None:
     """After the deletion is applied the key is refused, not served."""
     hashed = await fleet.add("k")
     await fleet.known(hashed)
@@ -312,7 +196,7 @@ async def test_a_deleted_key_is_unknown_within_a_second(fleet: Fleet) -> None:
     assert await fleet.cache.find(hashed) is None
 
 
-async def test_nothing_read_before_a_change_is_served_after_it(fleet: Fleet) -> None:
+async def test_nothing_read_before_a_change_is_served_after_it(fleet: CacheFleet) -> None:
     """A thousand lookups whose answer was on its way during a block all see the block."""
     hashed = await fleet.add("k")
     fleet.gate = asyncio.Event()
@@ -339,7 +223,7 @@ async def test_nothing_read_before_a_change_is_served_after_it(fleet: Fleet) -> 
     ids=["user", "team", "budget", "user deleted", "team made"],
 )
 async def test_an_owner_read_before_its_change_is_not_served_after_it(
-    fleet: Fleet, made: str, change: str
+    fleet: CacheFleet, made: str, change: str
 ) -> None:
     """The same for the owners of a key: a change in flight makes the reading start again."""
     await fleet.write(made)
@@ -359,7 +243,7 @@ async def test_an_owner_read_before_its_change_is_not_served_after_it(
     assert (after.user, after.team, after.scopes) != (before.user, before.team, before.scopes)
 
 
-async def test_no_lookup_ever_goes_back_in_time(fleet: Fleet) -> None:
+async def test_no_lookup_ever_goes_back_in_time(fleet: CacheFleet) -> None:
     """While a key and its team change again and again, no lookup that starts after a change was
     applied sees an older state, whatever is in flight."""
     await fleet.write("insert into team (team_id, team_alias) values ('t', '0')")
@@ -395,7 +279,7 @@ async def test_no_lookup_ever_goes_back_in_time(fleet: Fleet) -> None:
     assert (last.key.rpm_limit, last.team and last.team.team_alias) == (15, "15")
 
 
-async def test_a_team_is_read_once_for_all_its_keys(fleet: Fleet) -> None:
+async def test_a_team_is_read_once_for_all_its_keys(fleet: CacheFleet) -> None:
     """A renamed team is one object dropped and one reading, however many keys it has."""
     await fleet.write("insert into team (team_id, team_alias) values ('t', 'old')")
     await fleet.apply(
@@ -410,7 +294,7 @@ async def test_a_team_is_read_once_for_all_its_keys(fleet: Fleet) -> None:
     assert [len(batch) for batch in fleet.loads] == [1]
 
 
-async def test_a_key_in_use_is_read_again_before_it_is_asked_for(fleet: Fleet) -> None:
+async def test_a_key_in_use_is_read_again_before_it_is_asked_for(fleet: CacheFleet) -> None:
     """A hot key that changed is back without a request having waited; a cold one is not."""
     hot, cold = await fleet.add("hot"), await fleet.add("cold")
     await fleet.known(cold)
@@ -421,7 +305,7 @@ async def test_a_key_in_use_is_read_again_before_it_is_asked_for(fleet: Fleet) -
     assert fleet.cache.get(cold) is MISSING
 
 
-async def test_a_rotated_key_works_under_its_old_hash_until_revoked(fleet: Fleet) -> None:
+async def test_a_rotated_key_works_under_its_old_hash_until_revoked(fleet: CacheFleet) -> None:
     """The old hash finds the new key while its grace lasts, follows its changes, and ends with
     the grace or when the grace is taken back."""
     new = await fleet.add("new")
@@ -443,7 +327,7 @@ async def test_a_rotated_key_works_under_its_old_hash_until_revoked(fleet: Fleet
     assert isinstance(await fleet.cache.find(new), Principal)
 
 
-async def test_a_row_that_cannot_be_read_spoils_no_other(fleet: Fleet) -> None:
+async def test_a_row_that_cannot_be_read_spoils_no_other(fleet: CacheFleet) -> None:
     """A key that no longer decodes is a fault, never "no such key"; its neighbours work."""
     good = await fleet.add("good")
     await fleet.write("insert into team (team_id) values ('poison')")
@@ -461,7 +345,7 @@ async def test_a_row_that_cannot_be_read_spoils_no_other(fleet: Fleet) -> None:
 
 async def test_keys_not_used_lately_make_room(database: str) -> None:
     """The cache stays within its capacity and keeps the keys in use."""
-    async with running(database, capacity=10) as fleet:
+    async with running_caches(database, capacity=10) as fleet:
         await fleet.apply(
             "insert into virtual_key (token, user_id) "
             "select encode(sha256(i::text::bytea), 'hex'), i from generate_series(0, 99) i"
@@ -474,7 +358,7 @@ async def test_keys_not_used_lately_make_room(database: str) -> None:
 
 async def test_waiting_lookups_are_bounded(database: str) -> None:
     """More unknown keys than may wait are refused as overload, and later ones served."""
-    async with running(database, max_waiting=10) as fleet:
+    async with running_caches(database, max_waiting=10) as fleet:
         fleet.gate = asyncio.Event()
         lookups = [asyncio.create_task(fleet.cache.find(token(number))) for number in range(11)]
         with pytest.raises(Overloaded) as refused:
@@ -485,7 +369,7 @@ async def test_waiting_lookups_are_bounded(database: str) -> None:
         assert await fleet.cache.find(token(10)) is None
 
 
-async def test_closing_the_cache_ends_waiting_lookups(fleet: Fleet) -> None:
+async def test_closing_the_cache_ends_waiting_lookups(fleet: CacheFleet) -> None:
     """Nobody hangs on a closed cache, be the reading under way or only asked for."""
     fleet.gate = asyncio.Event()
     lookup = asyncio.create_task(fleet.cache.find(token("k")))
@@ -505,7 +389,7 @@ async def test_without_the_feed_nothing_is_served_for_longer_than_the_limit(
 ) -> None:
     """Cut off from the feed a worker serves known keys up to the limit and none beyond, even if
     the other connection works."""
-    async with running(database, stale_limit_s=60.0) as fleet:
+    async with running_caches(database, stale_limit_s=60.0) as fleet:
         hashed = await fleet.add("k")
         await fleet.known(hashed)
         await fleet.listen.close()
@@ -522,7 +406,7 @@ async def test_without_the_feed_nothing_is_served_for_longer_than_the_limit(
 async def test_an_outage_is_never_answered_as_an_unknown_key(own_postgres: Postgres) -> None:
     """While the store is away known keys work, dropped and unknown ones are 503; after its return
     all are as the store says, changes made in between included."""
-    async with running(own_postgres.create()) as fleet:
+    async with running_caches(own_postgres.create()) as fleet:
         known, dropped, unseen = [await fleet.add(name) for name in ("known", "dropped", "unseen")]
         await fleet.known(known)
         await fleet.known(dropped)
@@ -545,7 +429,7 @@ async def test_an_outage_is_never_answered_as_an_unknown_key(own_postgres: Postg
         assert (await fleet.known(known)).key.blocked
 
 
-async def test_loading_leaves_out_what_does_not_exist(fleet: Fleet) -> None:
+async def test_loading_leaves_out_what_does_not_exist(fleet: CacheFleet) -> None:
     """Unknown tokens and owners are absent from the document, shared owners are there once."""
     await fleet.write("insert into team (team_id) values ('t')")
     first = await fleet.add(1, team_id="t", user_id="nobody")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -182,3 +183,32 @@ async def test_list_of_a_virtual_key(admin: Admin) -> None:
     error_of(
         await admin.call("GET", "/key/list", params=other, key=alone["key"]), 403, "auth_error"
     )
+
+
+async def test_the_count_of_all_is_exact(admin: Admin) -> None:
+    """It is kept beside the keys: made, deleted, rotated, in transactions that fail, by hand and
+    after rows of it were made one."""
+
+    async def total() -> int:
+        return int((await admin.call("GET", "/key/list"))[1]["total_count"])
+
+    made = await asyncio.gather(*(admin.generate() for _ in range(30)))
+    await admin.generate(team_id="litellm-dashboard")
+    await admin.call("POST", "/key/generate", {"budget_id": "none"})
+    await admin.call("POST", "/key/regenerate", {"key": made[0]["key"]})
+    assert await total() == 30
+    await admin.call("POST", "/key/delete", {"keys": [each["key"] for each in made[1:8]]})
+    assert await total() == 23
+    await admin.sql(
+        "insert into virtual_key (token) select lpad(n::text, 64, '0') from generate_series(1, 9) n"
+    )
+    assert await total() == 32
+    await admin.sql(
+        "do 'begin for n in 10..499 loop "
+        "insert into virtual_key (token) values (lpad(n::text, 64, ''0'')); end loop; end'"
+    )
+    assert await total() == 32 + 490
+    [rows] = await admin.sql("select count(*) from key_tally")
+    assert rows["count"] < 490
+    await admin.sql("truncate virtual_key cascade")
+    assert await total() == 0

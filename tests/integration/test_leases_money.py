@@ -167,7 +167,7 @@ async def test_budgeted_calls_do_not_wait(database: str, ledger: Ledger) -> None
 async def test_refusal_names_figures(database: str, ledger: Ledger) -> None:
     """A spent budget answers with the configured status and the figures, and bars a retry."""
     scopes = (limit(Dimension.MONEY, "0.50", scope="key:secret", duration="1d"),)
-    settings = LimitSettings(budget_status=429)
+    settings = LimitSettings(budget_status=lambda: 429)
     async with fleet(database, 1, settings) as [process]:
         await call(process, ledger, scopes, cost=Decimal("0.75"))
         with pytest.raises(BudgetExceeded) as refused:

@@ -87,6 +87,7 @@ def test_pasted_commands(
         ("127.0.0.1:4000", f"127.0.0.1:{worker.port}"),
         ("127.0.0.1:4001", f"127.0.0.1:{admin.port}"),
         (".venv/bin/python", sys.executable),
+        (".venv/bin/meridian", str(Path(sys.executable).with_name("meridian"))),
         ("make install\n", ""),
     ):
         assert told in script
@@ -108,6 +109,9 @@ def test_pasted_commands(
     assert "data: [DONE]" in told
     assert 'You said: "Hello from Python"' in told
     assert 'You said: "Count to three"' in told
+    assert "\nsk-" in told
+    assert "\nci-bot  sk-..." in told
+    assert "in force on 2 instances" in ran.stderr
     assert '"propagation":{"applied":2,"unreachable":0' in told
     assert told.endswith('"type":"auth_error","param":null,"code":"401"}}')
 

@@ -16,7 +16,10 @@ from services.admin.api.commits import Commits
 from services.admin.api.deps import AdminServices
 from services.admin.api.key_policy import KeyRules
 from services.admin.api.respond import error_middleware
-from services.admin.api.routes import ROUTES
+from services.admin.api.routes import OPEN_ROUTES, ROUTES
+from services.admin.api.rule_book import RuleBook, Rules
+from services.admin.api.team_rules import TeamRules
+from services.admin.api.user_rules import UserRules
 from shared.db.pool import Store
 from shared.domain.clock import Clock
 from shared.domain.keys import hash_key
@@ -79,6 +82,7 @@ async def admins(database: str, aiohttp_client: Any) -> AsyncIterator[StartAdmin
             services = await stack.enter_async_context(_services(database, rules, more))
             app = web.Application(middlewares=[error_middleware], client_max_size=BODY_LIMIT)
             calls.register(app, services, ROUTES)
+            calls.register_open(app, OPEN_ROUTES)
             return Admin(await aiohttp_client(app), database)
 
         yield start
@@ -98,7 +102,7 @@ async def _services(
             store=store,
             clock=Clock(),
             commits=commits,
-            rules=rules or KeyRules(),
+            book=_book(rules, more),
             **{"master_token": hash_key(MASTER)} | more,
         )
     finally:
@@ -106,6 +110,12 @@ async def _services(
         task.cancel()
         await asyncio.wait([task])
         await store.close()
+
+
+def _book(rules: KeyRules | None, more: dict[str, Any]) -> RuleBook:
+    users, teams = more.pop("user_rules", UserRules()), more.pop("team_rules", TeamRules())
+    keys = rules or KeyRules()
+    return more.pop("book", None) or RuleBook(Rules(keys=keys, users=users, teams=teams), keys)
 
 
 def error_of(answer: Answer, status: int, kind: str, param: str | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from shared.domain.capabilities import Binary, RouteClass
 
+_MANAGEMENT = Path(__file__).parent.parent / "contract" / "management_routes.txt"
 _MODELS = ("/engines/{model*}", "/openai/deployments/{model*}")
 SERVED: Mapping[RouteClass, frozenset[tuple[str, str]]] = MappingProxyType(
     {
@@ -24,11 +25,7 @@ SERVED: Mapping[RouteClass, frozenset[tuple[str, str]]] = MappingProxyType(
             }
         ),
         RouteClass.MANAGEMENT: frozenset(
-            {("GET", "/key/info"), ("GET", "/key/list")}
-            | {
-                ("POST", f"/key/{name}")
-                for name in ("generate", "update", "delete", "block", "unblock")
-            }
+            tuple(line.split(" ", 2)[:2]) for line in _MANAGEMENT.read_text("utf-8").splitlines()
         ),
         RouteClass.UI: frozenset({("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/ui.css")}),
         RouteClass.HEALTH: frozenset(
@@ -55,7 +52,7 @@ def methods_at(path: str) -> set[str]:
         method
         for routes in SERVED.values()
         for method, template in routes
-        if re.fullmatch(re.sub(r"\{\w+\*\}", ".+", template), path)
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+\*\}", ".+", template)), path)
     }
 
 

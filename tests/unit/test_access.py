@@ -5,8 +5,20 @@ from __future__ import annotations
 import pytest
 
 from shared.config.config_file import load
-from shared.domain.keys import Principal, Team, User, VirtualKey
-from shared.routing.access import aliased, allowed, granted, visible
+from shared.domain.keys import (
+    AccessGroup,
+    Budget,
+    Member,
+    Organization,
+    Owners,
+    Principal,
+    Project,
+    Team,
+    User,
+    VirtualKey,
+)
+from shared.keys.principal import build_principal
+from shared.routing.access import aliased, allowed, denied_by, granted, team_aliased, visible
 from shared.routing.catalog import Catalog
 
 CONFIG = """
@@ -152,3 +164,73 @@ def test_visible_names_of_teams_and_aliases(catalog):
     assert visible(principal((), ("fast", "groq/x")), catalog) == ("fast", "groq/x")
     caller = principal(("fast",), aliases={"mine": "fast", "no": "gpt", "nothing": "x"})
     assert visible(caller, catalog) == ("fast", "mine")
+
+
+GPT, FAST = ("gpt",), ("fast",)
+
+
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        ({}, None),
+        ({"key": FAST}, "key"),
+        ({"key": FAST, "groups": GPT}, None),
+        ({"key": FAST, "groups": ()}, "key"),
+        ({"team": FAST}, "team"),
+        ({"team": FAST, "groups": GPT}, None),
+        ({"team": FAST, "team_groups": GPT}, None),
+        ({"key": FAST, "team_groups": GPT, "team": ()}, "key"),
+        ({"key": ("all-team-models",), "team": FAST, "team_groups": GPT}, None),
+        ({"team": GPT, "member": FAST}, "team"),
+        ({"team": GPT, "member": GPT}, None),
+        ({"team": GPT, "member": (), "defaults": FAST}, "team"),
+        ({"team": GPT, "member": GPT, "defaults": FAST}, None),
+        ({"team": GPT, "defaults": FAST}, None),
+        ({"team": GPT, "member": ("all-team-models",)}, None),
+        ({"org": FAST}, "org"),
+        ({"team": GPT, "org": FAST}, "org"),
+        ({"user": FAST}, "user"),
+        ({"user": ("no-default-models",)}, "key"),
+        ({"team": GPT, "user": FAST}, None),
+        ({"project": FAST}, "project"),
+        ({"project": GPT, "user": GPT, "org": GPT}, None),
+        ({"key": FAST, "team": FAST, "org": FAST}, "key"),
+    ],
+)
+def test_whose_list_denies(catalog, owners, expected):
+    """Every owner's list must allow, and the first that does not is named."""
+    team = owners.get("team")
+    caller = build_principal(
+        Owners(
+            VirtualKey("h", models=owners.get("key", ()), team_id=None if team is None else "t"),
+            user=User("u", models=owners["user"]) if "user" in owners else None,
+            team=None
+            if team is None
+            else Team("t", models=team, default_team_member_models=owners.get("defaults", ())),
+            member=Member("t", "u") if "member" in owners else None,
+            member_budget=Budget("b", allowed_models=owners.get("member", ())),
+            organization=Organization("o", models=owners["org"]) if "org" in owners else None,
+            project=Project("p", models=owners["project"]) if "project" in owners else None,
+            access_groups=(AccessGroup("g", owners.get("groups", ())),),
+            team_access_groups=(AccessGroup("h", owners.get("team_groups", ())),),
+        )
+    )
+    assert denied_by(caller, "gpt", catalog.resolve("gpt")) == expected
+
+
+def test_a_teams_alias_or_its_target_must_be_allowed(catalog):
+    """A team's own alias leads to a name, and either of the two may stand in the lists."""
+    for models, expected in ((("mine",), True), (("gpt",), True), (("fast",), False)):
+        team = Team("t", models=models, model_aliases={"mine": "gpt", "odd": 1})
+        caller = Principal(VirtualKey("h", team_id="t"), team=team)
+        assert team_aliased(caller, "mine") == "gpt"
+        assert team_aliased(caller, "odd") == "odd"
+        assert allowed(caller, "mine", catalog.resolve("gpt")) is expected
+        assert ("mine" in visible(caller, catalog)) is expected
+
+
+def test_models_of_access_groups_are_visible(catalog):
+    """What only a unified access group allows is in the list, names behind wildcards too."""
+    group = AccessGroup("g", ("gpt", "groq/new"))
+    caller = build_principal(Owners(VirtualKey("h", models=FAST), access_groups=(group,)))
+    assert visible(caller, catalog) == ("gpt", "fast", "alias", "groq/new")

@@ -470,7 +470,7 @@ def test_memory_of_names_is_bounded(build):
     catalog = build(models(entry("*", "model: 'groq/*'")))
     for number in range(3000):
         assert only(catalog, f"m{number}").upstream_model == f"m{number}"
-    assert len(catalog._patterns._made) <= 1024
+    assert len(catalog.common.wildcards._made) <= 1024
 
 
 @pytest.mark.parametrize(

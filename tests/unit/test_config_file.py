@@ -487,7 +487,7 @@ def test_a_bomb_of_aliases_is_refused(refused):
     [
         ("litellm_settings: {callbacks: [otel]}", "litellm_settings.callbacks", False),
         ("litellm_settings: {cache: true}", "litellm_settings.cache", False),
-        ("litellm_settings: {max_budget: 10}", "litellm_settings.max_budget", True),
+        ("litellm_settings: {max_user_budget: 10}", "litellm_settings.max_user_budget", True),
         ("router_settings: {fallbacks: [{a: [b]}]}", "router_settings.fallbacks", False),
         ("router_settings: {routing_strategy: least-busy}", "routing_strategy", False),
         ("general_settings: {allowed_ips: [10.0.0.1]}", "general_settings.allowed_ips", True),

@@ -16,10 +16,13 @@ from services.admin.api.body import read_fields
 from services.admin.api.key_fields import GENERATE_FIELDS, UPDATE_FIELDS
 from services.admin.api.key_policy import (
     KeyRules,
+    MakerRule,
     key_change,
     new_key,
     read_caps,
+    read_maker_rules,
     read_settings,
+    service_account,
 )
 from services.admin.api.query import Query
 from services.admin.api.refusals import Detail, Unprocessable
@@ -301,3 +304,44 @@ def test_reading_never_fails_otherwise(body: dict[str, Any]) -> None:
     """Whatever is sent is read or refused as a request's fault."""
     with contextlib.suppress(Unprocessable, InvalidRequest):
         read_fields(body, UPDATE_FIELDS)
+
+
+def test_rules_for_makers_of_keys() -> None:
+    """`key_generation_settings` gives one rule for keys of one's own and one for teams'."""
+    assert read_maker_rules({}) == (MakerRule(), MakerRule())
+    settings = {
+        "personal_key_generation": {"allowed_user_roles": ["proxy_admin"]},
+        "team_key_generation": {"allowed_team_member_roles": [], "required_params": ["tags"]},
+    }
+    assert read_maker_rules(settings) == (
+        MakerRule(frozenset({"proxy_admin"})),
+        MakerRule(frozenset(), ("tags",)),
+    )
+    for wrong in ({"team_key_generation": 1}, {"personal_key_generation": {"required_params": 1}}):
+        with pytest.raises(ConfigError, match="key_generation_settings"):
+            read_maker_rules(wrong)
+
+
+def test_a_key_that_rotates_says_when() -> None:
+    """An interval makes the first rotation due then; without one there is nothing to wait for."""
+    columns = made({"auto_rotate": True, "rotation_interval": "1mo"})
+    assert columns["key_rotation_at"] == datetime(2026, 2, 28, 12, 0, tzinfo=UTC)
+    assert made({"rotation_interval": "1mo"})["key_rotation_at"] is None
+    for interval in (None, "-1"):
+        with pytest.raises(InvalidRequest) as caught:
+            made({"auto_rotate": True, "rotation_interval": interval})
+        assert caught.value.param == "rotation_interval"
+
+
+def test_service_accounts_are_named() -> None:
+    """By their alias, or by an id of their own; they belong to nobody."""
+    for alias in ("robot", None):
+        body = {"team_id": "t", "user_id": "u", "key_alias": alias, "metadata": {"a": 1}}
+        key = service_account(new_key(body, KeyRules(), NOW, "tester"))
+        assert key.columns["user_id"] is None
+        name = key.columns["metadata"].pop("service_account_id")
+        assert name == alias or len(name) == 36
+        assert key.columns["metadata"] == {"a": 1}
+    with pytest.raises(InvalidRequest) as caught:
+        service_account(new_key({}, KeyRules(), NOW, "tester"))
+    assert caught.value.param == "team_id"

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from shared.domain.errors import AuthenticationFailed
-from shared.domain.keys import Budget, Principal, Team, User, VirtualKey
+from shared.domain.keys import Budget, Principal, Project, Team, User, VirtualKey
 from shared.domain.limits import Comparator, Dimension, Level, ScopeRef
 from shared.keys.principal import Owners, build_principal, check_usable
 
@@ -91,13 +91,19 @@ def test_a_principal_refers_to_its_owners() -> None:
             "sk-...",
         ),
         (Principal(VirtualKey(TOKEN), team=Team("t", blocked=True)), "auth_error", None),
+        (
+            build_principal(Owners(VirtualKey(TOKEN), project=Project("p", blocked=True))),
+            "auth_error",
+            None,
+        ),
     ],
-    ids=["blocked", "expired", "expired without a name", "team blocked"],
+    ids=["blocked", "expired", "expired without a name", "team blocked", "project blocked"],
 )
 def test_unusable_keys_are_refused_as_the_contract_says(
     principal: Principal, error_type: str, param: str | None
 ) -> None:
-    """Blocked, expired and team-blocked keys are 401 with the contract's type and param."""
+    """Blocked and expired keys, and those of a blocked team or project, are 401 with the
+    contract's type and param."""
     with pytest.raises(AuthenticationFailed) as refused:
         check_usable(principal, NOW.timestamp())
     assert (refused.value.status, refused.value.type, refused.value.param) == (

@@ -82,7 +82,7 @@ MANAGED = [path for path, route_class in KNOWN if route_class is RouteClass.MANA
         ("/model_group/info", "public"),
         ("/", "public"),
         ("/routes", "public"),
-        ("/openapi.json", "public"),
+        ("/openapi.json", "management"),
         ("/public/model_hub", "public"),
         ("/robots.txt", "public"),
         ("/nobody/knows", None),

@@ -207,15 +207,15 @@ def test_known_but_not_in_force():
     (notice,) = read(REDIS_URL="redis://:hidden-pw@r").notices
     assert notice.path == "REDIS_URL"
     assert "hidden-pw" not in str(notice)
-    assert read(NUM_WORKERS="1", LITELLM_KEY_ROTATION_ENABLED="false").notices == ()
-    assert read(LITELLM_KEY_ROTATION_ENABLED="true").notices[0].weakens
+    assert read(NUM_WORKERS="1", LITELLM_STORE_AUDIT_LOGS="true").notices == ()
+    assert read(LITELLM_STORE_AUDIT_LOGS="false").notices[0].path == "LITELLM_STORE_AUDIT_LOGS"
 
 
 def test_declared_but_not_in_force():
     """A declared setting that nothing acts on yet is noticed when it is set."""
-    (notice,) = read(STORE_MODEL_IN_DB="true").notices
-    assert notice.path == "STORE_MODEL_IN_DB"
-    assert read(STORE_MODEL_IN_DB="false").notices == ()
+    (notice,) = read(DATABASE_URL_READ_REPLICA="postgresql://h/d").notices
+    assert notice.path == "DATABASE_URL_READ_REPLICA"
+    assert read(STORE_MODEL_IN_DB="true").notices == ()
 
 
 def test_log_format_and_certificates(tmp_path):
@@ -360,7 +360,7 @@ def test_the_file_sets_process_settings(tmp_path):
     assert not settings.verify_upstream
     assert settings.config_path == file
     paths = {notice.path for notice in configuration.notices}
-    assert paths == {"MERIDIAN_REGION", "general_settings.store_model_in_db"}
+    assert paths == {"MERIDIAN_REGION"}
 
 
 def test_a_files_bad_setting_names_the_file(tmp_path):
