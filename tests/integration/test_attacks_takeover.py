@@ -133,7 +133,7 @@ async def test_an_org_admin_deletes_anybody(kit: TeamKit) -> None:
 async def test_admins_read_whom_they_take_in(kit: TeamKit) -> None:
     """Admins of teams and organizations took any user in, and read its profile: address, budget,
     metadata, and its teams and organizations elsewhere."""
-    await kit.user("victim", metadata={"note": "private"}, max_budget=77)
+    await kit.user("victim", metadata={"note": "private"}, max_budget=1234.5678)
     await kit.team("elsewhere", members_with_roles=[{"role": "user", "user_id": "victim"}])
     member = {"role": "user", "user_id": "victim"}
     answers = [await kit.post("/team/member_add", "lead", team_id="t", member=member)]
@@ -146,7 +146,7 @@ async def test_admins_read_whom_they_take_in(kit: TeamKit) -> None:
     for status, answer in answers:
         assert status == 200
         assert "victim" in str(answer)
-        assert not [word for word in ("private", "77", "elsewhere") if word in str(answer)]
+        assert not [word for word in ("private", "1234.5678", "elsewhere") if word in str(answer)]
     error_of(await kit.get("/v2/user/info", "lead", user_id="victim"), 404, "not_found_error")
     assert "private" in str(await kit.get("/user/list"))
 
@@ -208,6 +208,17 @@ async def test_an_org_admin_takes_an_id_that_has_a_past(kit: TeamKit, user_id: s
         await kit.post("/organization/member_add", "chief", **body), 409, "invalid_request_error"
     )
     assert (await kit.post("/organization/member_add", MASTER, **body))[0] == 200
+
+
+async def test_a_membership_that_is_counted_as_another(kit: TeamKit) -> None:
+    """A user `a` in a team `b:c` and a user `a:b` in a team `c` had one counter, and the admin of
+    one reset what the other had spent."""
+    user = {"user_id": "a:b", "organizations": ["o"]}
+    answer = await kit.post("/user/new", "chief", **user)
+    error_of(answer, 400, "invalid_request_error", "user_id")
+    team = {"team_id": "b:c", "organization_id": "o"}
+    answer = await kit.post("/team/new", "chief", **team)
+    error_of(answer, 400, "invalid_request_error", "team_id")
 
 
 async def test_an_org_admin_takes_a_teams_id(kit: TeamKit) -> None:

@@ -19,7 +19,7 @@ from shared.db.audit import AuditEntry, append
 from shared.db.feed import transaction_version
 from shared.db.pool import Store
 from shared.db.refusing import Contended, contending
-from shared.db.rows import Connection, breaks_connection
+from shared.db.rows import Connection, is_fault, unavailable
 from shared.domain.errors import GatewayError, StoreUnavailable
 from shared.fleet.applied import Applied, wait_applied
 
@@ -165,10 +165,8 @@ class Commits:
                         results.append((pending, await pending.work(connection)))
             except Contended as error:
                 self._again(pending, error)
-            except Exception as error:
-                if breaks_connection(error):
-                    raise
-                _fail(pending, error)
+            except Exception as error:  # noqa: BLE001 - one caller's, which spoils no other's
+                _fail(pending, unavailable(error) if is_fault(error) else error)
         return results
 
 

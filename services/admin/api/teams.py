@@ -215,6 +215,9 @@ async def _check_new(call: AdminCall, connection: Connection, team: NewTeam) -> 
             if team.columns[name] in (None, (), []):
                 team.columns[name] = limit
     await _check_caps(call, connection, team.columns, team.columns)
+    if not caller.is_admin and ":" in team.team_id:
+        # Counters of members are named `user:team`; two of them must not be one.
+        raise InvalidRequest("team_id must not hold a colon", param="team_id")
     there = await find_team(connection, team.team_id) is not None
     # What is left of another team would be this one's.
     if there or (not caller.is_admin and await is_named(connection, team.team_id)):

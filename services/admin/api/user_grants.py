@@ -15,7 +15,12 @@ from services.admin.api.team_caps import check_user, user_limits
 from services.admin.api.user_policy import NewUser
 from shared.db import users
 from shared.db.rows import Connection
-from shared.domain.errors import AuthenticationFailed, PermissionDenied, RequestError
+from shared.domain.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    PermissionDenied,
+    RequestError,
+)
 from shared.domain.keys import MASTER_USER_ID
 
 _ADMINS = frozenset({Role.PROXY_ADMIN, Role.PROXY_ADMIN_VIEWER})
@@ -71,9 +76,12 @@ async def limit_columns(call: AdminCall, connection: Connection, columns: dict[s
 
 async def check_new_id(call: AdminCall, connection: Connection, user_id: str) -> None:
     """Raises for an id that a caller who is no proxy admin may not give to a new user: it would
-    give what belongs to whom keys, teams or calls name so."""
+    give what belongs to whom keys, teams or calls name so, or to another user's membership, whose
+    counters are named `user:team`."""
     if call.caller.is_admin:
         return
+    if ":" in user_id:
+        raise InvalidRequest("user_id must not hold a colon", param="user_id")
     if user_id == MASTER_USER_ID or await users.is_named(connection, user_id):
         raise RequestError("user_id is in use", status=409)
 
