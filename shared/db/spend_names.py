@@ -40,7 +40,8 @@ where c.kind = $1 and c.window_start_s = 0 and c.shard = 0
 """
 _END_USERS_OF = """
 select distinct l.end_user from spend_log l
-where l.payer_id = any(array(select o.id from call_payer o where o.user_id = $1))
+where l.payer_id = any(array(select o.id from call_payer o
+    where o.user_id = $1 and ($1 <> '' or o.key = $4)))
   and l.id >= $2::uuid and l.end_user is not null
   and ($3::text is null or strpos(lower(l.end_user), lower($3)) > 0)
 order by l.end_user
@@ -104,9 +105,18 @@ async def names_seen(
 
 
 async def end_users_of(
-    store: Queryable, user_id: str, since: datetime, *, search: str | None, limit: int, offset: int
+    store: Queryable,
+    user_id: str | None,
+    token: str,
+    since: datetime,
+    *,
+    search: str | None,
+    limit: int,
+    offset: int,
 ) -> tuple[list[str], int]:
-    """The same of the end users that a user has called for since an instant."""
-    rows = await store.fetch(_END_USERS_OF, user_id, id_floor(since.timestamp()), search)
+    """The same of the end users that a user, or a key without one, has called for since an
+    instant."""
+    floor = id_floor(since.timestamp())
+    rows = await store.fetch(_END_USERS_OF, user_id or "", floor, search, token)
     names = [row["end_user"] for row in rows]
     return names[offset : offset + limit], len(names)

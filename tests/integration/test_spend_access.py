@@ -213,6 +213,14 @@ async def test_owners(world: World) -> None:
         assert (body["end_users"], body["total"]) == (end_users, len(end_users)), who
 
 
+async def test_keys_without_a_user_are_strangers(world: World) -> None:
+    """A key that is nobody's is not told whom another such key has called for."""
+    token = world.calls["b1"].opened.key
+    await world.admin.sql("update call_payer set user_id = '' where key = $1", token)
+    _, body = await world.ask("robot", "/management/v1/spend_logs/end_users")
+    assert (body["end_users"], body["total"]) == ([], 0)
+
+
 async def test_a_key_that_changed_hands(world: World) -> None:
     """What others did with a key before it was somebody's stays theirs."""
     token = world.calls["b1"].opened.key

@@ -98,7 +98,8 @@ async def seen_end_users(call: AdminCall) -> web.Response:
     page, size = _paging(call)
     found, total = await end_users_of(
         call.services.store,
-        call.caller.user_id or "",
+        call.caller.user_id,
+        call.caller.token,
         call.now - timedelta(days=(call.now.date() - last_days(call.now).first).days),
         search=call.query.text("search"),
         limit=size,
